@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 # Bytes that are stored before they are read. More would be memory of each idle session, less would be work for each
 # small response.
-TAIL_MAX = 512
+TAIL_MAX = 1024
 # A response that is longer, and no literal, is bulk: reading it would cost a noticeable part of moving it.
 BULK_BYTES = 16 * 1024
 
@@ -35,20 +35,30 @@ class Boundary(ABC):
         follows_commands: Whether it needs the client's commands as well.
     """
 
-    __slots__ = ("_is_greeted", "_is_lost", "_tail")
+    __slots__ = ("_is_greeted", "_is_lost", "_skip", "_tail")
     follows_commands = False
 
     def __init__(self, *, greeted: bool = False) -> None:
         self._tail = bytearray()
         self._is_lost = False
         self._is_greeted = greeted
+        self._skip = 0  # bytes of a literal that are to come; nothing is stored then
 
     def from_server(self, data: memoryview) -> bool:
         """Take note of bytes of the server; return True if the tracker is lost and need not be asked again."""
-        self._tail += data
-        if len(self._tail) > TAIL_MAX:
+        # Each response comes through here, so there are no calls but these.
+        if self._skip:
+            return self._skip_literal(data)
+        tail = self._tail
+        tail += data
+        if len(tail) > TAIL_MAX:
             self._read()
         return self._is_lost
+
+    def _skip_literal(self, data: memoryview) -> bool:
+        skipped = min(self._skip, len(data))
+        self._skip -= skipped
+        return self.from_server(data[skipped:]) if skipped < len(data) else False
 
     def from_client(self, data: memoryview) -> bool:  # noqa: ARG002 - for the protocols that need it
         """Take note of bytes of the client; return True if the tracker is lost or does not need them."""
@@ -77,28 +87,15 @@ class Boundary(ABC):
 class ImapBoundary(Boundary):
     """The responses of IMAP. Untagged ones may come at any time, so each of them is complete by itself."""
 
-    __slots__ = ("_is_inside", "_skip")
+    __slots__ = ("_is_inside",)
 
     def __init__(self, *, greeted: bool = False) -> None:
         super().__init__(greeted=greeted)
-        self._skip = 0  # bytes of a literal that are to come
         self._is_inside = False  # behind a literal, in the rest of its line
-
-    def from_server(self, data: memoryview) -> bool:
-        if self._skip and not self._tail:
-            if len(data) <= self._skip:
-                self._skip -= len(data)
-                return False
-            data = data[self._skip :]
-            self._skip = 0
-        return super().from_server(data)
 
     def _read(self) -> None:
         tail = self._tail
         start = 0
-        if self._skip:
-            start = min(self._skip, len(tail))
-            self._skip -= start
         while (match := _LITERAL.search(tail, start)) is not None:
             if not _IS_TEXT.fullmatch(tail, start, match.end()):
                 self.lose()
@@ -151,11 +148,10 @@ class SmtpBoundary(Boundary):
 class SieveBoundary(Boundary):
     """The responses of ManageSieve. They end with OK, NO or BYE."""
 
-    __slots__ = ("_is_final", "_is_inside", "_skip")
+    __slots__ = ("_is_final", "_is_inside")
 
     def __init__(self, *, greeted: bool = False) -> None:
         super().__init__(greeted=greeted)
-        self._skip = 0
         self._is_inside = False
         self._is_final = True
 
