@@ -141,7 +141,7 @@ def test_pop3_xclient_tells_dovecot(place: Place, context: ssl.SSLContext) -> No
     client = poplib.POP3("127.0.0.1", place.ports["pop3"])
     client.stls(context)
     with pytest.raises(poplib.error_proto):
-        client._shortcmd(f"XCLIENT ADDR={SPOOFED}")
+        client._shortcmd(f"XCLIENT ADDR={SPOOFED}")  # type: ignore[attr-defined]  # there is no public way
     client.user("user12")
     client.pass_(PASSWORD)
     client.quit()

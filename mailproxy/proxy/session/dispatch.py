@@ -140,27 +140,30 @@ class Dispatch:
         try:
             if len(endpoints) == 1:
                 dial = start(endpoints[0], port, self.poller, server.options, source)
-                is_direct = server.tls_context is None and opening is None
+                is_direct = server.tls_context is None or server.starts_tls
                 if not dial.errno and is_direct and server.accepts_persistent:
                     # Connected at once, as on this machine. Without a wait the session needs no cancel scope.
                     self._send_proxy_header(dial.sock, server)
                     self.lease.record.server_address = endpoints[0].text(port)
-                    return dial.sock
-            with wait.timeout(self.lease.backend.config.timeouts.connect):
-                sock, endpoint = await connect(
-                    endpoints, port, server.options, self.poller, dial, source=source
-                )
-                if server.accepts_persistent:
-                    self._send_proxy_header(sock, server)
-                    if server.tls_context is not None and not server.starts_tls:
-                        sock = await self._start_tls(sock, server.tls_context, server)
-                if server.accepts_persistent:
-                    self.lease.record.server_address = endpoint.text(port)
                     if opening is None:
-                        return sock
-                    connected = sock
-                else:
-                    self._close(sock)  # the server went down in the scheduler step in which it was connected
+                        return dial.sock
+                    connected = dial.sock
+            if connected is None:
+                with wait.timeout(self.lease.backend.config.timeouts.connect):
+                    sock, endpoint = await connect(
+                        endpoints, port, server.options, self.poller, dial, source=source
+                    )
+                    if server.accepts_persistent:
+                        self._send_proxy_header(sock, server)
+                        if server.tls_context is not None and not server.starts_tls:
+                            sock = await self._start_tls(sock, server.tls_context, server)
+                    if server.accepts_persistent:
+                        self.lease.record.server_address = endpoint.text(port)
+                        if opening is None:
+                            return sock
+                        connected = sock
+                    else:
+                        self._close(sock)  # it went down in the scheduler step in which it was connected
             if connected is not None and (opened := await self._open(connected, opening, server)) is not None:
                 return opened
         except (ServerHandshakeError, ServerRefusedError, ProxyError) as error:

@@ -64,12 +64,11 @@ def make_follower(
         listener: The listener that accepted it.
         greeted: Whether the server's greeting was not left to the tunnel.
     """
+    is_unknown = listener.bind.mode == "forward" and frontend.goodbye == "when-known"
+    if is_unknown or frontend.goodbye == "never" or not _is_readable(record, listener):
+        return None
     kind = BOUNDARIES.get(frontend.protocol)
-    if kind is None or frontend.goodbye == "never" or not _is_readable(record, listener):
-        return None
-    if frontend.goodbye == "when-known" and listener.bind.mode == "forward":
-        return None
-    return kind(greeted=greeted)
+    return None if kind is None else kind(greeted=greeted)
 
 
 def goodbye(tunnel: Tunnel, end: EndReason, protocol: str, text: str | None) -> bytes:

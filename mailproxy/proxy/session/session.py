@@ -43,7 +43,7 @@ from mailproxy.proxy.session.dispatch import Dispatch
 from mailproxy.proxy.session.errors import SessionEndedError
 from mailproxy.proxy.session.gate import GatePhase, make_gate
 from mailproxy.proxy.session.negotiation import Greeted, negotiate
-from mailproxy.proxy.session.refusal import GOODBYES, goodbye, make_follower, refusal
+from mailproxy.proxy.session.refusal import goodbye, make_follower, refusal
 from mailproxy.proxy.session.slot_lease import SlotLease
 from mailproxy.proxy.session.wait import InterruptibleWait
 from mailproxy.proxy.stats import count_session
@@ -434,7 +434,7 @@ class Session:
             words = refusal(record, self.listener, context.config.protocol, context.config.refusal)
             if words or end.phase in (Phase.NEGOTIATION, Phase.DATA):
                 send_last_words(self.client, words)
-        elif end in GOODBYES:
+        elif end.by is not EndedBy.CLIENT and end.by is not EndedBy.SERVER:
             words = goodbye(tunnel, end, context.config.protocol, context.config.refusal)
             if words:
                 send_line(self.client, words)
