@@ -62,6 +62,7 @@ def installed(name: str) -> str:
 def test_imaplib_upgrades(host: MailHost, context: ssl.SSLContext) -> None:
     with imaplib.IMAP4("localhost", host.ports[143]) as client:
         assert "LOGINDISABLED" in client.capabilities
+        assert "IDLE" in client.capabilities  # learnt from Dovecot
         client.starttls(context)
         assert "AUTH=PLAIN" in client.capabilities
         client.login(USER, PASSWORD)

@@ -13,9 +13,8 @@ from attrs import define, field
 from mailproxy.log import end_reasons
 from mailproxy.log.end_reasons import EndReason
 from mailproxy.log.record import SessionRecord
-from mailproxy.net.clear_io import receive
 from mailproxy.net.poller import AnyPoller, Watch
-from mailproxy.net.simple_io import ServerConnectionError, send_all
+from mailproxy.net.simple_io import ServerConnectionError, receive_at, send_all
 from mailproxy.net.tls.errors import error_reason
 from mailproxy.protocol.gate.gate import Gate
 from mailproxy.protocol.gate.registry import GATES
@@ -83,7 +82,7 @@ class GatePhase:
                 while not self.gate.has_room:
                     self._has_room = trio.Event()
                     await self._has_room.wait()
-                data = await receive(self.client, watch)
+                data = await receive_at(self.client, watch)
                 self._deadline.deadline = trio.current_time() + self.timeout
                 if not data:
                     self._fail(end_reasons.CLIENT_CLOSED, "", nursery)
@@ -96,7 +95,7 @@ class GatePhase:
     async def _from_server(self, watch: Watch) -> None:
         try:
             while not self.gate.is_open and self._end is None:
-                data = await receive(self.server, watch)
+                data = await receive_at(self.server, watch)
                 self._deadline.deadline = trio.current_time() + self.timeout
                 self.record.bytes_out += len(data)
                 if not data:

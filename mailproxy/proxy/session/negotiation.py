@@ -14,8 +14,8 @@ from attrs import define, field, frozen
 
 from mailproxy import config
 from mailproxy.log import end_reasons
-from mailproxy.net.clear_io import has_received_more, receive, send_all
 from mailproxy.net.poller import Watch
+from mailproxy.net.simple_io import has_received_more, receive_at, send_all_at
 from mailproxy.net.tls.close import peer_closed
 from mailproxy.net.tls.errors import error_reason
 from mailproxy.protocol.greeter.announcement import announced, parse_announcement
@@ -138,15 +138,15 @@ async def negotiate(
         with trio.CancelScope(deadline=deadline):
             if frontend.greeting_delay:
                 await _delay_greeting(client, watch, greeter, frontend)
-            await send_all(client, watch, greeter.greet())
+            await send_all_at(client, watch, greeter.greet())
             while True:
                 while answer := greeter.next_answer():
                     if greeter.outcome is Outcome.UPGRADE and has_received_more(client, watch):
                         raise SessionEndedError(end_reasons.INJECTION)
-                    await send_all(client, watch, answer)
+                    await send_all_at(client, watch, answer)
                 if greeter.outcome is not None:
                     return _greeted(greeter, greeter.outcome)
-                data = await receive(client, watch)
+                data = await receive_at(client, watch)
                 if not data:
                     raise SessionEndedError(end_reasons.LEFT_BEFORE_TLS, sent_nothing=not has_sent)
                 has_sent = True
@@ -171,7 +171,7 @@ async def _delay_greeting(
         if peer_closed(client):
             raise SessionEndedError(end_reasons.LEFT_BEFORE_TLS, sent_nothing=True)
         if frontend.early_talkers == "refuse":
-            await send_all(client, watch, greeter.refuse_early_talker())
+            await send_all_at(client, watch, greeter.refuse_early_talker())
             raise SessionEndedError(end_reasons.EARLY_TALKER)
         greeter.note_error()
         await trio.sleep_forever()

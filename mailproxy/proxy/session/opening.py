@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 
 from mailproxy.address import unmap_ipv4
 from mailproxy.errors import ServerHandshakeError, ServerRefusedError
-from mailproxy.net.clear_io import receive, send_all
 from mailproxy.net.poller import AnyPoller
+from mailproxy.net.simple_io import receive_at, send_all_at
 from mailproxy.net.tls.errors import error_reason
 from mailproxy.protocol.opening.identity import Identity
 from mailproxy.protocol.opening.opening import Opening
@@ -90,8 +90,8 @@ async def open_session(
                 sock = await start_tls(taken)
                 data = opening.tls_started()
             else:
-                data = opening.receive(await receive(sock, watch))
-            await send_all(sock, watch, data)
+                data = opening.receive(await receive_at(sock, watch))
+            await send_all_at(sock, watch, data)
     except OSError as error:
         _close(sock, poller)
         raise ServerRefusedError(error_reason(error)) from None

@@ -21,10 +21,10 @@ from mailproxy.log.end_reasons import EndedBy, EndReason, Phase
 from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
 from mailproxy.log.record import SessionRecord
 from mailproxy.net.by_descriptor import local_address, stop_reading
-from mailproxy.net.clear_io import send_last_words, send_line, send_to_client, send_to_server
 from mailproxy.net.listener import Listener
 from mailproxy.net.poller import Watch
 from mailproxy.net.relay import Tunnel, close_in_order
+from mailproxy.net.simple_io import send_last_words, send_line, send_to_client, send_to_server
 from mailproxy.net.tls.close import Alert, has_unread, send_alert
 from mailproxy.net.tls.errors import CONNECTION_RESET
 from mailproxy.net.tls.handshake import tls_info
