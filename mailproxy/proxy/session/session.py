@@ -213,13 +213,15 @@ class Session:
         One timeout covers all three: cancel scopes cost.
         """
         self.record.phase = Phase.HANDSHAKE
-        hello = peek_client_hello_nowait(self.client)
+        is_upgraded = client_info.listener.bind.mode == "starttls"
+        not_tls = end_reasons.INJECTION if is_upgraded else end_reasons.HANDSHAKE_FAILED
+        hello = peek_client_hello_nowait(self.client, not_tls)
         if hello is not None and client_info.listener.terminator is None:  # nothing to wait for
             client_info.set_client_hello(hello)
             return self._select_route(client_info)
         deadline = self.context.poller.clock() + self.context.config.timeouts.handshake
         with trio.CancelScope(deadline=deadline):
-            hello = hello or await peek_client_hello(self.client, watch)
+            hello = hello or await peek_client_hello(self.client, watch, not_tls)
             client_info.set_client_hello(hello)
             route = self._select_route(client_info)
             if self.record.tls:
