@@ -1,13 +1,13 @@
 """Every check of the project, by name.
 
-``scripts/test`` runs the sessions lint, types, tests and, with ``--peers``, peers in the project's own environment.
+``scripts/test`` runs the sessions lint, types, docs, tests and, with ``--peers``, peers in the project's own environment.
 ``nox`` alone gives each session an environment of its own, and runs the tests under each Python that is supported.
 Arguments after ``--`` replace those of pytest: ``nox -s tests-3.12 -- tests/pool -x``.
 """
 
 import nox
 
-nox.options.sessions = ["lint", "types", "tests"]
+nox.options.sessions = ["lint", "types", "docs", "tests"]
 # Each test has its own ports and folders. The programs of tests/interop share theirs, so those tests run one by one.
 SIDE_BY_SIDE = ["--numprocesses=auto", "--dist=worksteal", "--ignore=tests/interop"]
 
@@ -34,6 +34,13 @@ def types(session: nox.Session) -> None:
     """Mypy over code, tests, scripts and examples."""
     install(session, "dev")
     session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as a site, in the folder site. Every link and anchor must have a target."""
+    install(session, "docs")
+    session.run("mkdocs", "build", "--strict", "--quiet", env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @nox.session(python=["3.11", "3.12", "3.13"])

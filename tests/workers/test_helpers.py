@@ -42,11 +42,9 @@ def environment(folder: Path, path: str, failures: int = 2) -> dict[str, str]:
     ("path", "helper"),
     [
         ("mailproxy.workers.backend:WorkerBackend.serve_queue", "queue"),
-        ("mailproxy.workers.control_client:changed_counters", "counters"),
         ("mailproxy.workers.stick.sync:batched", "stick table sync"),
         ("mailproxy.workers.control_client:apply_updates", "channel to control"),
         ("mailproxy.workers.control.control:apply_updates", "channel to worker [12]"),
-        ("mailproxy.workers.control.control:apply_counters", "channel to worker [12]"),
         ("mailproxy.workers.control.registry:WorkerRegistry.wait_for_acks", "log of server changes"),
     ],
 )

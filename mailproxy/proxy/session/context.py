@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from attrs import Factory, define
+from attrs import define
 
 from mailproxy import config
 from mailproxy.log import Log
+from mailproxy.log.record import SessionRecord
+from mailproxy.metrics.sessions import SessionCounter
 from mailproxy.net.poller import AnyPoller
 from mailproxy.net.relay import Relay
 from mailproxy.proxy.backend.backend import Backend
@@ -16,7 +18,6 @@ from mailproxy.proxy.limits import SessionLimits
 from mailproxy.proxy.session.negotiation import Greetings
 from mailproxy.proxy.session.registry import SessionRegistry
 from mailproxy.proxy.session.routing import Routes
-from mailproxy.proxy.stats import Traffic
 
 
 @define(kw_only=True, eq=False)
@@ -34,7 +35,8 @@ class SessionContext:
         relay: Relays the tunnels.
         poller: Watches the sockets until a tunnel opens.
         log: Gets the lines.
-        traffic: What the frontend's sessions have come to.
+        counter: Counts what they come to.
+        record_type: What the facts of a session are collected in.
     """
 
     config: config.Frontend
@@ -47,4 +49,5 @@ class SessionContext:
     relay: Relay
     poller: AnyPoller
     log: Log
-    traffic: Traffic = Factory(Traffic)
+    counter: SessionCounter
+    record_type: type[SessionRecord] = SessionRecord
