@@ -27,7 +27,8 @@ from mailproxy.net.tls.tls_socket import ssl_object
 FINAL_DATA_TIMEOUT_S = 5.0
 
 
-Note = Callable[[memoryview], bool]
+Note = Callable[[memoryview], bool | bytes]
+"""Gets bytes that pass. It returns True to get no more, or bytes that are sent in their place."""
 
 
 @define(eq=False, weakref_slot=False)
@@ -120,6 +121,27 @@ class Follower(Protocol):
         """Take note that bytes have passed unseen."""
 
 
+class Gate(Protocol):
+    """Holds bytes of the client back. Its notes in both directions return what is sent, and ``push`` sends the rest.
+
+    Attributes:
+        push: Set by the relay: sends bytes to the server, and goes on to read from the client.
+    """
+
+    push: Callable[[bytes], None] | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether it holds bytes that the server is to get before the client's end."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more of the client's bytes may be read."""
+
+    def drop(self) -> None:
+        """Drop what it holds, and all that the client sends from now on."""
+
+
 class Tunnel:
     """The two sides of a session, and how it ended.
 
@@ -136,6 +158,7 @@ class Tunnel:
         forced_end: The end reason that ``abort`` was called with.
         scope: The scope that the relay waits in.
         follower: What follows the session's bytes, None for nothing.
+        gate: What holds bytes of the client back, None for nothing.
     """
 
     __slots__ = (
@@ -145,6 +168,7 @@ class Tunnel:
         "first_closed",
         "follower",
         "forced_end",
+        "gate",
         "half_closed_timeout",
         "is_reset_unconfirmed",
         "scope",
@@ -181,6 +205,7 @@ class Tunnel:
         self.to_server = Direction(self.client, self.server)
         self.to_client = Direction(self.server, self.client)
         self.follower = follower
+        self.gate: Gate | None = None
         if follower is not None:
             self.to_client.note = follower.from_server
             if follower.follows_commands:

@@ -41,24 +41,39 @@ class State(Enum):
     CLOSED = auto()  # ``failure`` says why
 
 
+class Fault(Enum):
+    """Whose fault it is that a session cannot go on."""
+
+    CLIENT = auto()
+    SERVER = auto()
+    INJECTION = auto()  # the client's: bytes in clear text behind STARTTLS
+
+
 class Gate(ABC):
     """The commands of one client before its login. Subclasses know commands and answers.
 
     Args:
         ttl: The hop count that a client's own may lower; None where the server gets none.
         greeted: Whether the server's greeting is behind. Otherwise it passes through the gate, as the first answer.
+        passes_starttls: Whether client and server may start TLS with each other, which the gate could not read.
 
     Attributes:
         state: What it waits for.
         failure: Why the session cannot go on, empty if it can.
+        fault: Whose fault that is.
         ANSWER_LINE_MAX: Bytes of a line of the server.
     """
 
     ANSWER_LINE_MAX: ClassVar[int] = 8192
 
-    def __init__(self, *, ttl: int | None = None, greeted: bool = True) -> None:
+    def __init__(
+        self, *, ttl: int | None = None, greeted: bool = True, passes_starttls: bool = False
+    ) -> None:
         self.state: State = State.COMMAND if greeted else State.ANSWER
         self.failure = ""
+        self.fault = Fault.CLIENT
+        self._passes_starttls = passes_starttls
+        self._starts_tls = False
         self._awaits_greeting = not greeted
         self._ttl = ttl
         self._data = bytearray()
@@ -78,6 +93,20 @@ class Gate(ABC):
         """Whether more of the client's bytes may be received."""
         return len(self._data) <= LINE_MAX
 
+    @property
+    def held_bytes(self) -> int:
+        """How many of the client's bytes it has not released."""
+        return len(self._data)
+
+    @property
+    def holds(self) -> bool:
+        """Whether a command of the client waits for an answer of the server."""
+        return self.state is State.ANSWER and bool(self._data)
+
+    def discard(self) -> None:
+        """Forget the client's bytes that were not released."""
+        self._data.clear()
+
     def from_client(self, data: bytes) -> bytes:
         """Take bytes of the client; return what goes to the server now."""
         self._data += data
@@ -96,7 +125,7 @@ class Gate(ABC):
                 elif self._ends_greeting(line):
                     self._awaits_greeting, self.state = False, State.COMMAND
         except LineFaultError as fault:
-            self._close(f"an answer of the server: {fault}")
+            self._close(f"an answer of the server: {fault}", Fault.SERVER)
 
     def released(self) -> bytes:
         """Return the bytes that go to the server now; once the gate is open, all that are left."""
@@ -138,8 +167,15 @@ class Gate(ABC):
         self._outgoing += line
         self.state = State.ANSWER
 
-    def _close(self, failure: str) -> None:
-        self.state, self.failure = State.CLOSED, failure
+    def _start_tls(self) -> None:
+        """Go on after the server's consent to STARTTLS. What client and server say next cannot be read."""
+        if self._data:
+            self._close("bytes in clear text behind STARTTLS", Fault.INJECTION)
+        else:
+            self.state = State.OPEN
+
+    def _close(self, failure: str, fault: Fault = Fault.CLIENT) -> None:
+        self.state, self.failure, self.fault = State.CLOSED, failure, fault
 
     def _literal_bytes(self, line: bytes) -> int | None:  # noqa: ARG002 - most protocols have no literals
         return None

@@ -25,8 +25,10 @@ class ImapGate(Gate):
     command means that no literal comes.
     """
 
-    def __init__(self, *, ttl: int | None = None, greeted: bool = True) -> None:
-        super().__init__(ttl=ttl, greeted=greeted)
+    def __init__(
+        self, *, ttl: int | None = None, greeted: bool = True, passes_starttls: bool = False
+    ) -> None:
+        super().__init__(ttl=ttl, greeted=greeted, passes_starttls=passes_starttls)
         self._tag = b""
         self._verb = b""
         self._literal = 0  # bytes of the literal that follows
@@ -40,7 +42,7 @@ class ImapGate(Gate):
         self._is_continued = False
         if self._verb == b"ID":
             self._on_id(line)
-        elif self._verb == b"STARTTLS":
+        elif self._verb == b"STARTTLS" and not self._passes_starttls:
             self._pass(self._tag + b" " + REPLACEMENT + b"\r\n")  # the gate could not read on
         elif match := _LITERAL.search(line):
             self._literal = int(match[1])
@@ -117,11 +119,13 @@ class ImapGate(Gate):
                 self.state = State.LINE
             return
         tag, _, rest = line.partition(b" ")
-        if self.state is not State.ANSWER or tag != self._tag:
-            return  # untagged, or unasked
-        word = rest[:3].upper()
-        if word.startswith(b"OK") and self._verb in _LOGINS:
+        if self.state is not State.ANSWER or (tag != self._tag and line[:5].upper() != b"* BAD"):
+            return  # untagged, or unasked; BAD answers a line whose tag the server could not read
+        is_ok = tag == self._tag and rest[:2].upper() == b"OK"
+        if is_ok and self._verb in _LOGINS:
             self.state = State.OPEN
+        elif is_ok and self._verb == b"STARTTLS":
+            self._start_tls()
         else:
             self.state, self._literal, self._is_continued = State.COMMAND, 0, False
 

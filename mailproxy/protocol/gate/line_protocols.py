@@ -11,6 +11,7 @@ _REPLY = re.compile(rb"(\d{3})( .*)?\Z", re.DOTALL)  # the last line of a reply
 _BDAT = re.compile(rb"BDAT +(\d{1,12})( +LAST)?\s*\Z", re.IGNORECASE)
 _SIEVE_ANSWER_LITERAL = re.compile(rb"(?:\A|[ (])\{(\d{1,9})\}\Z")
 _SIEVE_LITERAL = re.compile(rb"\{(\d{1,9})\+?\}\r?\n\Z")
+_STARTTLS = frozenset({b"STARTTLS", b"STLS"})
 _BODY_TAIL = 4  # bytes that may be the beginning of the end of mail
 
 
@@ -19,14 +20,18 @@ class _LineGate(Gate):
 
     FORBIDDEN: ClassVar[frozenset[bytes]] = frozenset({b"XCLIENT", b"XFORWARD", b"STARTTLS", b"STLS"})
 
-    def __init__(self, *, ttl: int | None = None, greeted: bool = True) -> None:
-        super().__init__(ttl=ttl, greeted=greeted)
+    def __init__(
+        self, *, ttl: int | None = None, greeted: bool = True, passes_starttls: bool = False
+    ) -> None:
+        super().__init__(ttl=ttl, greeted=greeted, passes_starttls=passes_starttls)
         self._verb = b""
 
     def _on_command(self, line: bytes) -> None:
         words = line.split(None, 1)
         self._verb = re.split(rb"[^A-Za-z]", words[0], maxsplit=1)[0].upper() if words else b""
-        self._pass(REPLACEMENT + b"\r\n" if self._verb in self.FORBIDDEN else line)
+        is_starttls = self._passes_starttls and self._verb in _STARTTLS
+        is_forbidden = self._verb in self.FORBIDDEN and not is_starttls
+        self._pass(REPLACEMENT + b"\r\n" if is_forbidden else line)
 
 
 class Pop3Gate(_LineGate):
@@ -34,8 +39,10 @@ class Pop3Gate(_LineGate):
 
     ANSWER_LINE_MAX: ClassVar[int] = 1024
 
-    def __init__(self, *, ttl: int | None = None, greeted: bool = True) -> None:
-        super().__init__(ttl=ttl, greeted=greeted)
+    def __init__(
+        self, *, ttl: int | None = None, greeted: bool = True, passes_starttls: bool = False
+    ) -> None:
+        super().__init__(ttl=ttl, greeted=greeted, passes_starttls=passes_starttls)
         self._is_in_list = False
         self._arguments = b""
 
@@ -53,6 +60,8 @@ class Pop3Gate(_LineGate):
         elif line.startswith(b"+OK"):
             if self._verb in (b"PASS", b"APOP") or (self._verb == b"AUTH" and self._arguments):
                 self.state = State.OPEN
+            elif self._verb == b"STLS":
+                self._start_tls()
             elif self._verb in (b"CAPA", b"AUTH") or (self._verb == b"LANG" and not self._arguments):
                 self._is_in_list = True
             else:
@@ -72,8 +81,10 @@ class SmtpGate(_LineGate):
 
     ANSWER_LINE_MAX: ClassVar[int] = 2048
 
-    def __init__(self, *, ttl: int | None = None, greeted: bool = True) -> None:
-        super().__init__(ttl=ttl, greeted=greeted)
+    def __init__(
+        self, *, ttl: int | None = None, greeted: bool = True, passes_starttls: bool = False
+    ) -> None:
+        super().__init__(ttl=ttl, greeted=greeted, passes_starttls=passes_starttls)
         self._chunk: int | None = None  # bytes left of a BDAT
         self._tail = b""  # the last bytes of the mail so far
         self._replies = 1  # that are to come
@@ -126,6 +137,8 @@ class SmtpGate(_LineGate):
             self.state = State.LINE
         elif code == 235 and self._verb == b"AUTH":
             self.state = State.OPEN
+        elif code == 220 and self._verb == b"STARTTLS":
+            self._start_tls()
         else:
             self._count_recipients(code)
             self._replies -= 1
@@ -157,8 +170,10 @@ class SieveGate(_LineGate):
 
     ANSWER_LINE_MAX: ClassVar[int] = 4096
 
-    def __init__(self, *, ttl: int | None = None, greeted: bool = True) -> None:
-        super().__init__(ttl=ttl, greeted=greeted)
+    def __init__(
+        self, *, ttl: int | None = None, greeted: bool = True, passes_starttls: bool = False
+    ) -> None:
+        super().__init__(ttl=ttl, greeted=greeted, passes_starttls=passes_starttls)
         self._literal = 0
         self._is_continued = False
 
@@ -194,7 +209,9 @@ class SieveGate(_LineGate):
         if self.state is not State.ANSWER:
             return
         word = re.split(rb"[ (]", line, maxsplit=1)[0].upper()
-        if word == b"OK":
+        if word == b"OK" and self._verb == b"STARTTLS":
+            self._start_tls()
+        elif word == b"OK":
             self.state = State.OPEN if self._verb == b"AUTHENTICATE" else State.COMMAND
         elif word in (b"NO", b"BYE"):
             self.state = State.COMMAND

@@ -18,6 +18,8 @@ from mailproxy.protocol.capabilities import Capabilities
 from mailproxy.protocol.checks.result import CheckResult
 from mailproxy.proxy.backend.header_builder import ProxyHeaderBuilder
 
+_IDENTITY = frozenset({"XCLIENT", "XFORWARD"})
+
 ServerContexts = Mapping[config.ServerTls, Context]
 """The TLS contexts towards servers, one for each different ``tls`` table."""
 
@@ -121,11 +123,33 @@ class BackendServer(Server):
     opens: bool = field(default=False)
     lacking: tuple[str, ...] = field(default=())
     is_identity_refusal_logged: bool = field(default=False)
+    _listed_before: tuple[tuple[str, ...], ...] = field(default=(), init=False)
+    _lists_identity: bool = field(default=False, init=False)
 
     @property
     def starts_tls(self) -> bool:
         """Whether its connections are upgraded with STARTTLS."""
         return self.config.tls is not None and self.config.tls.mode == "starttls"
+
+    def believes_clients(self, protocol: str) -> bool:
+        """Whether it may take a client's word for the proxy's, because it sees the proxy's address only.
+
+        A PROXY header names the client, so that a server trusts the client or does not. Without one, a server lists
+        XCLIENT and XFORWARD to those that it trusts. IMAP lists nothing of that kind.
+
+        Args:
+            protocol: What it speaks.
+        """
+        if self.config.identity != "proxy":
+            return True
+        if self.proxy_header is not None:
+            return False
+        if protocol == "imap" or not self.listed:
+            return True
+        if self.listed is not self._listed_before:
+            self._listed_before = self.listed
+            self._lists_identity = any(words[0].upper() in _IDENTITY for words in self.listed)
+        return self._lists_identity
 
     @property
     def server_name(self) -> str | None:

@@ -59,11 +59,6 @@ class Dispatch:
     opening: Opening | None = field(default=None, init=False)
     _key: int | None = field(default=None, init=False)
 
-    @property
-    def needs_gate(self) -> bool:
-        """Whether the server would take a client's word for the proxy's."""
-        return self.lease.server is not None and self.lease.server.config.identity != "proxy"
-
     async def connect(self, client: Watch) -> socket.socket:
         """Connect to a server, and watch the client meanwhile.
 

@@ -1,126 +1,132 @@
-"""The phase before a login, where a server trusts the proxy for the client's identity.
+"""The gate of a session: it holds a client's commands back that only a proxy may send, until a login has succeeded.
 
-The parser is ``protocol/gate/``. It lasts until a login has succeeded, and for a whole session where none does.
+The parser is ``protocol/gate/``. It is at work inside the tunnel, as the notes of both directions, and leaves them
+when a login has succeeded. From then on the session costs nothing more.
 """
 
 from __future__ import annotations
 
-import socket
+from collections.abc import Callable
 
-import trio
 from attrs import define, field
 
 from mailproxy.log import end_reasons
 from mailproxy.log.end_reasons import EndReason
-from mailproxy.log.record import SessionRecord
-from mailproxy.net.poller import AnyPoller, Watch
-from mailproxy.net.simple_io import ServerConnectionError, receive_at, send_all
-from mailproxy.net.tls.errors import error_reason
-from mailproxy.protocol.gate.gate import Gate
+from mailproxy.net.relay import Tunnel
+from mailproxy.net.relay.tunnel import Follower
+from mailproxy.protocol.gate.gate import Fault, Gate
 from mailproxy.protocol.gate.registry import GATES
 from mailproxy.protocol.opening.identity import TTL_MAX
 from mailproxy.proxy.session.dispatch import Dispatch
-from mailproxy.proxy.session.errors import SessionEndedError
+
+_HELD_MAX = 1024 * 1024  # the relay reads no more long before, unless its events come in an unusual order
+
+_END_REASONS = {
+    Fault.CLIENT: end_reasons.TOO_MANY_ERRORS,
+    Fault.INJECTION: end_reasons.INJECTION,
+    Fault.SERVER: end_reasons.SERVER_ABORTED,
+}
 
 
-@define(eq=False)
-class GatePhase:
-    """One session at the gate. Both sides are in the poller.
+@define(eq=False, weakref_slot=False)
+class TunnelGate:
+    """The gate of one tunnel.
 
     Attributes:
-        client: The client's connection.
-        server: The server's.
-        gate: Its parser.
-        record: The session's record, which counts the bytes.
-        timeout: Seconds without a byte after which the session ends.
+        tunnel: The tunnel.
+        gate: The parser.
+        follower: What else follows the session's bytes, None for nothing.
+        push: Sends bytes to the server, and has the relay read the client again; None before the relay starts.
     """
 
-    client: socket.socket
-    server: socket.socket
+    tunnel: Tunnel
     gate: Gate
-    record: SessionRecord
-    timeout: float
-    _has_room: trio.Event = field(factory=trio.Event)
-    _deadline: trio.CancelScope = field(factory=trio.CancelScope)
-    _end: EndReason | None = None
-    _detail: str = ""
+    follower: Follower | None
+    push: Callable[[bytes], None] | None = None
+    _is_dropping: bool = field(default=False, init=False)
 
-    async def pass_through(self, poller: AnyPoller, unread: bytes) -> None:
-        """Relay commands and answers until a login has succeeded.
+    def install(self) -> None:
+        """Take the notes of both directions."""
+        tunnel = self.tunnel
+        tunnel.gate = self
+        tunnel.to_server.note, tunnel.to_client.note = self.from_client, self.from_server
 
-        Args:
-            poller: The poller.
-            unread: What the client has sent already.
+    @property
+    def holds(self) -> bool:
+        """Whether it holds bytes of the client that the server is to get later."""
+        return self.gate.holds
 
-        Raises:
-            SessionEndedError: One of the sides closed or failed before, or the gate refuses to go on.
-        """
-        client_watch = poller.watch(self.client.fileno())
-        server_watch = poller.watch(self.server.fileno())
-        self._deadline.deadline = trio.current_time() + self.timeout
-        with self._deadline:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._from_client, client_watch, unread, nursery)
-                await self._from_server(server_watch)
-                nursery.cancel_scope.cancel()
-        if self._deadline.cancelled_caught:
-            raise SessionEndedError(end_reasons.CLIENT_TIMEOUT)
-        if self._end is not None:
-            raise SessionEndedError(self._end, self._detail)
+    @property
+    def is_full(self) -> bool:
+        """Whether no more of the client's bytes may be read."""
+        return not self.gate.has_room
 
-    # A watch has one task that waits at it, the one that receives. So sending waits with trio.
+    def from_client(self, data: memoryview) -> bool | bytes:
+        """Take note of bytes of the client; return what goes to the server in their place, False for all of them."""
+        if self._is_dropping:
+            return b""
+        received = bytes(data)
+        released = self.gate.from_client(received)
+        if self.gate.failure or self.gate.held_bytes > _HELD_MAX:
+            self._fail()
+            return b""
+        if self.follower is not None and self.follower.follows_commands and released:
+            self.follower.from_client(memoryview(released))
+        return False if released == received else released
 
-    async def _from_client(self, watch: Watch, data: bytes, nursery: trio.Nursery) -> None:
-        try:
-            while True:
-                if data:
-                    self.record.bytes_in += len(data)
-                    await send_all(self.server, self.gate.from_client(data))
-                    if self.gate.failure:
-                        self._fail(end_reasons.TOO_MANY_ERRORS, self.gate.failure, nursery)
-                        return
-                while not self.gate.has_room:
-                    self._has_room = trio.Event()
-                    await self._has_room.wait()
-                data = await receive_at(self.client, watch)
-                self._deadline.deadline = trio.current_time() + self.timeout
-                if not data:
-                    self._fail(end_reasons.CLIENT_CLOSED, "", nursery)
-                    return
-        except OSError as error:
-            self._fail(end_reasons.CLIENT_ABORTED, error_reason(error), nursery)
-        except ServerConnectionError as error:
-            self._fail(end_reasons.SERVER_ABORTED, str(error), nursery)
+    def from_server(self, data: memoryview) -> bool:
+        """Take note of bytes of the server, and release what has waited for them."""
+        if self.follower is not None and self.follower.from_server(data):
+            self.follower = None
+        if self._is_dropping:
+            return False
+        self.gate.from_server(bytes(data))
+        released = self.gate.released()
+        if self.gate.failure:
+            self._fail()
+            return False
+        push = self.push
+        if self.gate.is_open:
+            self._leave()
+        if released and self.follower is not None and self.follower.follows_commands:
+            self.follower.from_client(memoryview(released))
+        if push is not None:
+            push(released)
+        return False
 
-    async def _from_server(self, watch: Watch) -> None:
-        try:
-            while not self.gate.is_open and self._end is None:
-                data = await receive_at(self.server, watch)
-                self._deadline.deadline = trio.current_time() + self.timeout
-                self.record.bytes_out += len(data)
-                if not data:
-                    self._end = end_reasons.SERVER_CLOSED
-                    return
-                self.gate.from_server(data)
-                await send_all(self.client, data)
-                await send_all(self.server, self.gate.released())
-                self._has_room.set()
-                if self.gate.failure:
-                    self._end, self._detail = end_reasons.SERVER_ABORTED, self.gate.failure
-        except (OSError, ServerConnectionError) as error:
-            detail = error_reason(error) if isinstance(error, OSError) else str(error)
-            self._end, self._detail = end_reasons.SERVER_ABORTED, detail
+    def drop(self) -> None:
+        """Drop what it holds and what the client still sends: one of the sides has failed, or the tunnel ends."""
+        self._is_dropping, self.push = True, None
+        self.gate.discard()
 
-    def _fail(self, end: EndReason, detail: str, nursery: trio.Nursery) -> None:
-        self._end, self._detail = end, detail
-        nursery.cancel_scope.cancel()
+    def _leave(self) -> None:
+        """Give the notes to the follower."""
+        tunnel, follower = self.tunnel, self.follower
+        tunnel.gate = self.push = None
+        tunnel.to_client.note = follower.from_server if follower is not None else None
+        is_asked = follower is not None and follower.follows_commands
+        tunnel.to_server.note = follower.from_client if follower is not None and is_asked else None
+
+    def _fail(self) -> None:
+        end: EndReason = _END_REASONS[self.gate.fault]
+        self.tunnel.detail = self.gate.failure or "the client pipelines too much before it logs in"
+        self.drop()
+        self.tunnel.abort(end)
 
 
-def make_gate(dispatch: Dispatch) -> Gate | None:
-    """Return the gate of a session that is connected, None if its server does not take the proxy's word."""
+def make_gate(dispatch: Dispatch, *, in_clear: bool) -> Gate | None:
+    """Return the gate of a session that is connected, None if its server would not take a client's word.
+
+    Args:
+        dispatch: The session's dispatch.
+        in_clear: Whether the client has no TLS with the proxy, so that it may want it with the server.
+    """
     server = dispatch.lease.server
-    if server is None or server.config.identity == "proxy" or dispatch.protocol not in GATES:
+    if server is None or dispatch.protocol not in GATES or not server.believes_clients(dispatch.protocol):
         return None
-    greeted = dispatch.opening is not None
-    ttl = TTL_MAX if server.config.identity == "id" else None
-    return GATES[dispatch.protocol](ttl=ttl, greeted=greeted)
+    identity = server.config.identity
+    return GATES[dispatch.protocol](
+        ttl=TTL_MAX if identity == "id" else None,
+        greeted=dispatch.opening is not None,
+        passes_starttls=in_clear and identity == "proxy",
+    )

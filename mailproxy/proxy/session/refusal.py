@@ -65,7 +65,7 @@ def make_follower(
         greeted: Whether the server's greeting was not left to the tunnel.
     """
     is_unknown = listener.bind.mode == "forward" and frontend.goodbye == "when-known"
-    if is_unknown or frontend.goodbye == "never" or not _is_readable(record, listener):
+    if is_unknown or frontend.goodbye == "never" or not is_readable(record, listener):
         return None
     kind = BOUNDARIES.get(frontend.protocol)
     return None if kind is None else kind(greeted=greeted)
@@ -98,12 +98,12 @@ def refusal(record: SessionRecord, listener: Listener, protocol: str, text: str 
         text: The text of the configuration, None for the usual one.
     """
     meaning = MEANINGS.get(record.end) if record.end is not None else None
-    if meaning is None or not _is_readable(record, listener):
+    if meaning is None or not is_readable(record, listener):
         return b""
     return last_words(protocol, meaning, text)
 
 
-def _is_readable(record: SessionRecord, listener: Listener) -> bool:
+def is_readable(record: SessionRecord, listener: Listener) -> bool:
     """Whether the client would read clear text where the session has ended, or has TLS with the proxy."""
     if record.tls:
         return record.tls_version is not None

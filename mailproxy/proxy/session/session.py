@@ -29,6 +29,7 @@ from mailproxy.net.tls.close import Alert, has_unread, send_alert
 from mailproxy.net.tls.errors import CONNECTION_RESET
 from mailproxy.net.tls.handshake import tls_info
 from mailproxy.protocol.client_hello import ClientHello
+from mailproxy.protocol.gate.gate import Gate
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.proxy.faults import log_fault
@@ -41,9 +42,9 @@ from mailproxy.proxy.session.client_setup import (
 from mailproxy.proxy.session.context import SessionContext
 from mailproxy.proxy.session.dispatch import Dispatch
 from mailproxy.proxy.session.errors import SessionEndedError
-from mailproxy.proxy.session.gate import GatePhase, make_gate
+from mailproxy.proxy.session.gate import TunnelGate, make_gate
 from mailproxy.proxy.session.negotiation import Greeted, negotiate
-from mailproxy.proxy.session.refusal import goodbye, make_follower, refusal
+from mailproxy.proxy.session.refusal import goodbye, is_readable, make_follower, refusal
 from mailproxy.proxy.session.routing import terminates_tls
 from mailproxy.proxy.session.slot_lease import SlotLease
 from mailproxy.proxy.session.wait import InterruptibleWait
@@ -159,10 +160,13 @@ class Session:
                 route = self._select_route(client_info)
             dispatch = self._start_dispatch(client_info, route, greeted)
             self._server_socket = await dispatch.connect(watch)
-            if dispatch.opening is not None or greeted is not None or dispatch.needs_gate:
-                await self._join(self._server_socket, dispatch)
-            tunnel = self._open_tunnel(self._server_socket, dispatch)
-            del client_info, watch, dispatch, greeted
+            gate = None
+            if context.config.protocol != "tcp" and is_readable(record, self.listener):
+                gate = make_gate(dispatch, in_clear=not record.tls)
+            if dispatch.opening is not None or greeted is not None:
+                self._join(self._server_socket, dispatch, gate)
+            tunnel = self._open_tunnel(self._server_socket, dispatch, gate)
+            del client_info, watch, dispatch, greeted, gate
             record.end = await context.relay.run(tunnel)
             record.detail = tunnel.detail
         except SessionEndedError as ended:
@@ -277,38 +281,29 @@ class Session:
         self._lease = SlotLease(context.backends[name], record, wait)
         return Dispatch(self._lease, wait, client_info, context.poller, context.config.protocol, greeted)
 
-    async def _join(self, server_socket: socket.socket, dispatch: Dispatch) -> None:
-        """Send each side what it has not had: the client a greeting, the server the client's first bytes.
-
-        Where the server trusts the proxy for the client's identity, this lasts until a login has succeeded.
-        """
-        greeted, gate = dispatch.greeted, make_gate(dispatch)
+    def _join(self, server_socket: socket.socket, dispatch: Dispatch, gate: Gate | None) -> None:
+        """Send each side what it has not had: the client a greeting, the server the client's first bytes."""
+        greeted = dispatch.greeted
         unread = greeted.unread if greeted is not None else b""
         try:
             greeting = self.context.greetings.for_client(dispatch.opening, greeted)
             if greeting:
                 send_to_client(self.client, greeting)
-            if unread and gate is None:
-                send_to_server(server_socket, unread)
+            if unread:
                 self.record.bytes_in = len(unread)
+                send_to_server(server_socket, unread if gate is None else gate.from_client(unread))
         except ClientAbortError as error:
             raise SessionEndedError(end_reasons.CLIENT_LEFT, error) from None
         except ServerRefusedError as error:
             raise SessionEndedError(end_reasons.SERVER_REFUSED, error) from None
-        if gate is not None:
-            self._raise_if_unwanted()
-            self.record.phase, dispatch.lease.wait = Phase.DATA, None
-            timeout = self.context.config.timeouts.client
-            phase = GatePhase(self.client, server_socket, gate, self.record, timeout)
-            await phase.pass_through(self.context.poller, unread)
 
-    def _open_tunnel(self, server_socket: socket.socket, dispatch: Dispatch) -> Tunnel:
+    def _open_tunnel(self, server_socket: socket.socket, dispatch: Dispatch, gate: Gate | None) -> Tunnel:
         self._raise_if_unwanted()
         lease, frontend = dispatch.lease, self.context.config
         self.record.phase = Phase.DATA
         timeouts, follower = frontend.timeouts, None
         if frontend.protocol != "tcp":
-            greeted = dispatch.opening is not None or dispatch.needs_gate
+            greeted = dispatch.opening is not None
             follower = make_follower(frontend, self.record, self.listener, greeted=greeted)
         tunnel = Tunnel(
             self.client,
@@ -319,6 +314,8 @@ class Session:
             half_closed_timeout=timeouts.half_closed,
             follower=follower,
         )
+        if gate is not None:
+            TunnelGate(tunnel, gate, follower).install()
         if self.context.config.log_start:
             self._log_start()
         lease.open_tunnel(tunnel)
