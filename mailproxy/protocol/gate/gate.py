@@ -77,7 +77,7 @@ class Gate(ABC):
         self._awaits_greeting = not greeted
         self._ttl = ttl
         self._data = bytearray()
-        self._answers = LineBuffer(self.ANSWER_LINE_MAX, self._literal_bytes)
+        self._answers: LineBuffer | None = None  # made for an answer that is not one line in one piece
         self._outgoing = b""
 
     def __repr__(self) -> str:
@@ -109,6 +109,14 @@ class Gate(ABC):
 
     def from_client(self, data: bytes) -> bytes:
         """Take bytes of the client; return what goes to the server now."""
+        # One command in one piece, as most clients send it. Each session has two or three.
+        is_command = self.state is State.COMMAND and not self._data and data.find(b"\n") == len(data) - 1
+        if is_command and 0 < len(data) <= LINE_MAX:
+            self._on_command(data)
+            if self.state is State.ANSWER:
+                released, self._outgoing = self._outgoing, b""
+                return released
+            return self.released()
         self._data += data
         return self.released()
 
@@ -116,16 +124,32 @@ class Gate(ABC):
         """Take note of bytes of the server, all of which go to the client."""
         if self.state in (State.OPEN, State.CLOSED):
             return
-        self._answers.feed(data)
+        answers = self._answers
+        if answers is None:
+            if (
+                data.find(b"\n") == len(data) - 1
+                and data.endswith(b"\r\n")
+                and len(data) <= self.ANSWER_LINE_MAX
+                and self._literal_bytes(line := data[:-2]) is None
+            ):
+                self._on_line(line)
+                return
+            answers = self._answers = LineBuffer(self.ANSWER_LINE_MAX, self._literal_bytes)
+        answers.feed(data)
         try:
-            while not self.is_open and (line := self._answers.next_line()) is not None:
-                self._answers.begin_answer()
-                if not self._awaits_greeting:
-                    self._on_answer(line)
-                elif self._ends_greeting(line):
-                    self._awaits_greeting, self.state = False, State.COMMAND
+            while not self.is_open and (answer := answers.next_line()) is not None:
+                answers.begin_answer()
+                self._on_line(answer)
+            if not answers:
+                self._answers = None
         except LineFaultError as fault:
             self._close(f"an answer of the server: {fault}", Fault.SERVER)
+
+    def _on_line(self, line: bytes) -> None:
+        if not self._awaits_greeting:
+            self._on_answer(line)
+        elif self._ends_greeting(line):
+            self._awaits_greeting, self.state = False, State.COMMAND
 
     def released(self) -> bytes:
         """Return the bytes that go to the server now; once the gate is open, all that are left."""

@@ -44,7 +44,7 @@ class ImapGate(Gate):
             self._on_id(line)
         elif self._verb == b"STARTTLS" and not self._passes_starttls:
             self._pass(self._tag + b" " + REPLACEMENT + b"\r\n")  # the gate could not read on
-        elif match := _LITERAL.search(line):
+        elif line.endswith((b"}\r\n", b"}\n")) and (match := _LITERAL.search(line)):
             self._literal = int(match[1])
             self._pass(line)
             if match[2]:

@@ -37,6 +37,7 @@ class SessionContext:
         log: Gets the lines.
         counter: Counts what they come to.
         record_type: What the facts of a session are collected in.
+        refusing: Sessions in a TLS handshake that only a refusal in words needs.
     """
 
     config: config.Frontend
@@ -51,3 +52,4 @@ class SessionContext:
     log: Log
     counter: SessionCounter
     record_type: type[SessionRecord] = SessionRecord
+    refusing: int = 0

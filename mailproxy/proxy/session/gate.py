@@ -67,7 +67,8 @@ class TunnelGate:
             return b""
         received = bytes(data)
         released = self.gate.from_client(received)
-        if self.gate.failure or self.gate.held_bytes > _HELD_MAX:
+        gate = self.gate
+        if gate.failure or gate.held_bytes > _HELD_MAX:
             self._fail()
             return b""
         if self.follower is not None and self.follower.follows_commands and released:

@@ -9,15 +9,18 @@ import socket
 from collections.abc import Awaitable, Callable
 
 from mailproxy.address import unmap_ipv4
-from mailproxy.errors import ServerHandshakeError, ServerRefusedError
+from mailproxy.errors import ClientAbortError, ServerHandshakeError, ServerRefusedError
+from mailproxy.log import end_reasons
 from mailproxy.net.poller import AnyPoller
-from mailproxy.net.simple_io import receive_at, send_all_at
+from mailproxy.net.simple_io import receive_at, send_all_at, send_to_client, send_to_server
 from mailproxy.net.tls.errors import error_reason
+from mailproxy.protocol.gate.gate import Gate
 from mailproxy.protocol.opening.identity import Identity
 from mailproxy.protocol.opening.opening import Opening
 from mailproxy.protocol.opening.registry import OPENINGS
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.client_info import ClientInfo
+from mailproxy.proxy.session.errors import SessionEndedError
 from mailproxy.proxy.session.negotiation import Greeted, host_name
 
 
@@ -104,6 +107,37 @@ async def open_session(
         kind = ServerHandshakeError if opening.starttls_wanted else ServerRefusedError
         raise kind(opening.failure)
     return sock
+
+
+def join(
+    client: socket.socket, server: socket.socket, greeting: bytes, greeted: Greeted | None, gate: Gate | None
+) -> int:
+    """Send each side what it has not had: the client a greeting, the server the client's first bytes.
+
+    Args:
+        client: The client's connection.
+        server: The server's.
+        greeting: What the client still waits for, empty for nothing.
+        greeted: What the client has sent, if the proxy has greeted it.
+        gate: The gate that these bytes pass, None for none.
+
+    Returns:
+        The number of the client's bytes.
+
+    Raises:
+        SessionEndedError: CLIENT_LEFT or SERVER_REFUSED.
+    """
+    unread = greeted.unread if greeted is not None else b""
+    try:
+        if greeting:
+            send_to_client(client, greeting)
+        if unread:
+            send_to_server(server, unread if gate is None else gate.from_client(unread))
+    except ClientAbortError as error:
+        raise SessionEndedError(end_reasons.CLIENT_LEFT, error) from None
+    except ServerRefusedError as error:
+        raise SessionEndedError(end_reasons.SERVER_REFUSED, error) from None
+    return len(unread)
 
 
 def _close(sock: socket.socket, poller: AnyPoller) -> None:

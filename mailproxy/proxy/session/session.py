@@ -6,7 +6,6 @@ stop, and ``Session.end`` the operator's wish for this session alone. In all cas
 
 from __future__ import annotations
 
-import itertools
 import socket
 import time
 from collections.abc import Mapping
@@ -15,16 +14,16 @@ import trio
 from attrs import define
 
 from mailproxy import config
-from mailproxy.errors import ClientAbortError, ProxyError, ServerRefusedError
+from mailproxy.errors import ProxyError
 from mailproxy.log import end_reasons
 from mailproxy.log.end_reasons import EndedBy, EndReason, Phase
-from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED, SESSION_STEPS
-from mailproxy.log.record import SessionRecord, TimedRecord, ms
+from mailproxy.log.events import SESSION_FAULT
+from mailproxy.log.record import SessionRecord, ms
 from mailproxy.net.by_descriptor import local_address, stop_reading
 from mailproxy.net.listener import Listener
 from mailproxy.net.poller import Watch
 from mailproxy.net.relay import Tunnel, close_in_order
-from mailproxy.net.simple_io import send_last_words, send_line, send_to_client, send_to_server
+from mailproxy.net.simple_io import send_last_words, send_line
 from mailproxy.net.tls.close import Alert, has_unread, send_alert
 from mailproxy.net.tls.errors import CONNECTION_RESET
 from mailproxy.net.tls.handshake import tls_info
@@ -43,30 +42,19 @@ from mailproxy.proxy.session.context import SessionContext
 from mailproxy.proxy.session.dispatch import Dispatch
 from mailproxy.proxy.session.errors import SessionEndedError
 from mailproxy.proxy.session.gate import TunnelGate, make_gate
+from mailproxy.proxy.session.ids import next_id
+from mailproxy.proxy.session.lines import log_start, log_steps
 from mailproxy.proxy.session.negotiation import Greeted, negotiate
+from mailproxy.proxy.session.opening import join
 from mailproxy.proxy.session.refusal import goodbye, is_readable, make_follower, refusal
 from mailproxy.proxy.session.routing import terminates_tls
 from mailproxy.proxy.session.slot_lease import SlotLease
 from mailproxy.proxy.session.wait import InterruptibleWait
 
-# Ids are unique, also after a restart. Counting starts at the second of the start times 2**24, which is more
-# sessions than a second can have.
-_ids = itertools.count((int(time.time()) << 24) + 1)
-
-
-def seed_session_ids(epoch: int, slot: int, slots: int) -> None:
-    """Make the ids of this process distinct from those of the other workers.
-
-    Args:
-        epoch: A second since 1970 that this slot has not had before. The workers' seconds may differ.
-        slot: This process's worker slot.
-        slots: The number of worker slots.
-    """
-    global _ids  # noqa: PLW0603 - the ids are the process's
-    # Each slot has a remainder of its own, whatever the second is in which its worker was started.
-    first = (epoch << 24) // slots * slots
-    _ids = itertools.count(first + 1 + slot, slots)
-
+# Handshakes at once in a frontend, and seconds for each, that only refusals need. A flood of clients over their limit
+# gets no more of the processor than this.
+_REFUSING_MAX = 32
+_REFUSING_S = 5.0
 
 # Being cancelled is the operator's stop. What it means for a session depends on how far that has come. It is
 # the same before the tunnel if the operator ends only this session.
@@ -113,7 +101,7 @@ class Session:
     _wanted_end: EndReason | None  # that of the operator, before there is a tunnel
 
     def __init__(self, context: SessionContext, client_info: ClientInfo) -> None:
-        client_info.id = number = next(_ids)
+        client_info.id = number = next_id()
         self.context = context
         self.client = client_info.sock
         self._started_at = context.poller.clock()
@@ -151,7 +139,11 @@ class Session:
             if bind.accept_proxy:
                 await self._receive_proxy_header(client_info)
             if context.clients is not None:
-                self._client_key = context.clients.add_session(client_info)
+                try:
+                    self._client_key = context.clients.add_session(client_info)
+                except SessionEndedError:
+                    await self._prepare_refusal(client_info, watch)
+                    raise
             if bind.mode == "starttls":
                 greeted = await self._negotiate(client_info, watch)
             if bind.mode in ("tls", "passthrough") or self.record.tls:
@@ -164,7 +156,8 @@ class Session:
             if context.config.protocol != "tcp" and is_readable(record, self.listener):
                 gate = make_gate(dispatch, in_clear=not record.tls)
             if dispatch.opening is not None or greeted is not None:
-                self._join(self._server_socket, dispatch, gate)
+                greeting = context.greetings.for_client(dispatch.opening, greeted)
+                record.bytes_in = join(self.client, self._server_socket, greeting, greeted, gate)
             tunnel = self._open_tunnel(self._server_socket, dispatch, gate)
             del client_info, watch, dispatch, greeted, gate
             record.end = await context.relay.run(tunnel)
@@ -233,7 +226,12 @@ class Session:
         with trio.CancelScope(deadline=started_at + self.context.config.timeouts.handshake):
             hello = hello or await peek_client_hello(self.client, watch, not_tls)
             client_info.set_client_hello(hello)
-            route = self._select_route(client_info)
+            try:
+                route = self._select_route(client_info)
+            except SessionEndedError as ended:
+                if not ended.is_alerted:
+                    await self._prepare_refusal(client_info, watch)
+                raise
             if self.record.tls:
                 await self._handshake(client_info, hello, watch)
                 self.record.handshake_ms = ms(self.context.poller.clock() - started_at)
@@ -256,9 +254,40 @@ class Session:
         self, end: EndReason, detail: str, hello: ClientHello | None, *, by_name: bool
     ) -> SessionEndedError:
         """Send an alert to a client that waits for a TLS handshake, and return the error to raise."""
-        if hello is not None:
+        is_alerted = hello is not None and (by_name or not self._can_refuse_over_tls)
+        if is_alerted:
             send_alert(self.client, Alert.UNRECOGNIZED_NAME if by_name else Alert.ACCESS_DENIED)
-        return SessionEndedError(end, detail)
+        return SessionEndedError(end, detail, is_alerted=is_alerted)
+
+    @property
+    def _can_refuse_over_tls(self) -> bool:
+        """Whether a TLS handshake would let the client read why it is refused."""
+        context, record = self.context, self.record
+        is_waiting = record.tls and record.tls_version is None and self.listener.terminator is not None
+        return is_waiting and context.config.protocol != "tcp" and context.refusing < _REFUSING_MAX
+
+    async def _prepare_refusal(self, client_info: ClientInfo, watch: Watch) -> None:
+        """Make the TLS handshake of a client that is refused, so that it can read why.
+
+        If the handshake fails, the client reads nothing.
+        """
+        if not self._can_refuse_over_tls:
+            return
+        context, hello = self.context, client_info.hello
+        context.refusing += 1
+        try:
+            with trio.move_on_after(min(context.config.timeouts.handshake, _REFUSING_S)):
+                hello = (
+                    hello
+                    or peek_client_hello_nowait(self.client)
+                    or await peek_client_hello(self.client, watch)
+                )
+                client_info.set_client_hello(hello)
+                await self._handshake(client_info, hello, watch)
+        except SessionEndedError:
+            pass
+        finally:
+            context.refusing -= 1
 
     async def _handshake(self, client_info: ClientInfo, hello: ClientHello, watch: Watch) -> None:
         terminator, record = client_info.listener.terminator, self.record
@@ -281,22 +310,6 @@ class Session:
         self._lease = SlotLease(context.backends[name], record, wait)
         return Dispatch(self._lease, wait, client_info, context.poller, context.config.protocol, greeted)
 
-    def _join(self, server_socket: socket.socket, dispatch: Dispatch, gate: Gate | None) -> None:
-        """Send each side what it has not had: the client a greeting, the server the client's first bytes."""
-        greeted = dispatch.greeted
-        unread = greeted.unread if greeted is not None else b""
-        try:
-            greeting = self.context.greetings.for_client(dispatch.opening, greeted)
-            if greeting:
-                send_to_client(self.client, greeting)
-            if unread:
-                self.record.bytes_in = len(unread)
-                send_to_server(server_socket, unread if gate is None else gate.from_client(unread))
-        except ClientAbortError as error:
-            raise SessionEndedError(end_reasons.CLIENT_LEFT, error) from None
-        except ServerRefusedError as error:
-            raise SessionEndedError(end_reasons.SERVER_REFUSED, error) from None
-
     def _open_tunnel(self, server_socket: socket.socket, dispatch: Dispatch, gate: Gate | None) -> Tunnel:
         self._raise_if_unwanted()
         lease, frontend = dispatch.lease, self.context.config
@@ -317,7 +330,7 @@ class Session:
         if gate is not None:
             TunnelGate(tunnel, gate, follower).install()
         if self.context.config.log_start:
-            self._log_start()
+            log_start(self.context.log, self.record)
         lease.open_tunnel(tunnel)
         # From here on the relay unregisters the sockets from the poller.
         self._tunnel = tunnel
@@ -460,7 +473,7 @@ class Session:
         if is_logged:
             context.log.session(record)
             if context.config.log_steps:
-                self._log_steps()
+                log_steps(context.log, record)
 
     def _is_null(self, end: EndReason) -> bool:
         """Whether the client has ended the session without a byte that is meant for a server.
@@ -471,39 +484,6 @@ class Session:
             return False
         return end.by is EndedBy.CLIENT and (self._tunnel is not None or self._sent_nothing)
 
-    def _log_start(self) -> None:
-        record = self.record
-        self.context.log.event(
-            SESSION_STARTED,
-            f"{record.client} {record.frontend} {record.backend}/{record.server} connected",
-            frontend=record.frontend,
-            backend=record.backend,
-            server=record.server,
-            client=record.client,
-            server_address=record.server_address,
-            id=f"{record.id:x}",
-        )
-
-    def _log_steps(self) -> None:
-        record = self.record
-        assert isinstance(record, TimedRecord)  # noqa: S101 - record_type of such a frontend
-        steps = record.milliseconds
-        times = ", ".join(f"{phase} {_written_ms(value)}" for phase, value in steps.items())
-        self.context.log.event(
-            SESSION_STEPS,
-            f"session {record.id:x} of {record.client} in {record.frontend}: {times}",
-            frontend=record.frontend,
-            backend=record.backend or None,
-            server=record.server or None,
-            client=record.client,
-            id=f"{record.id:x}",
-            steps=steps,
-        )
-
     def _log_fault(self, fault: Exception) -> None:
         number = f"{self.record.id:x}"
         log_fault(self.context.log, SESSION_FAULT, f"session {number}", fault, id=number)
-
-
-def _written_ms(value: float) -> str:
-    return f"{value:.0f} ms" if value >= 10 else f"{value:.3g} ms"

@@ -76,7 +76,7 @@ async def test_server_that_lists_no_xclient_is_not_gated(harness: ProxyHarness, 
     changes = frontend(harness, protocol="smtp", check={"type": "smtp", "interval": "1h"})
     proxy = await harness.proxy(server.address, **changes)
     with trio.fail_after(5):
-        while not proxy.backends["b"].servers["127.0.0.1:" + server.address.rpartition(":")[2]].last_check:
+        while not proxy.backends["b"].servers["127.0.0.1:" + server.address.rpartition(":")[2]].last_check:  # noqa: ASYNC110 - no event
             await trio.sleep(0.005)
     async with await harness.dial(proxy) as client:
         await client.receive_line()
@@ -168,7 +168,7 @@ async def test_side_that_fails_ends_a_session_whose_gate_holds(harness: ProxyHar
     await client.receive_line()
     await client.send(b"a NOOP\r\n" + SPOOF)
     with trio.fail_after(5):
-        while not server.connections or b"NOOP" not in server.connections[0].received:
+        while not server.connections or b"NOOP" not in server.connections[0].received:  # noqa: ASYNC110 - no event
             await trio.sleep(0.005)
     if side == "client":
         client.reset()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from mailproxy.testing import EchoLines, Send
 from mailproxy.testing.playbook import Collect, Stall
@@ -56,6 +57,49 @@ async def test_client_over_its_limit_is_refused(harness: ProxyHarness) -> None:
             assert await second.receive_until_end() == b"* BYE [LIMIT] Come back later.\r\n"
     lines = await harness.sessions(2)
     assert {line["end"] for line in lines} == {"client-limit", "client-closed"}
+
+
+async def test_client_over_its_limit_reads_it_inside_tls(harness: ProxyHarness) -> None:
+    server = await harness.server((Send(GREETINGS["imap"]), EchoLines()))
+    limit = changes(harness, "imap", "tls", max_sessions_per_client=1)
+    proxy = await harness.proxy(server.address, **limit)
+    async with await harness.dial(proxy, tls=True) as first:
+        await receive_greeting(first, "imap")
+        async with await harness.dial(proxy, tls=True) as second:
+            assert (await second.receive_until_end()).startswith(b"* BYE [LIMIT] ")
+            assert second.end == "close_notify"
+    assert {line["end"] for line in await harness.sessions(2)} == {"client-limit", "client-closed"}
+
+
+@pytest.mark.parametrize("protocol", ["imap", "tcp"])
+async def test_route_that_rejects_says_so_inside_tls(harness: ProxyHarness, protocol: str) -> None:
+    """By the client's address. A name that no route has gets an alert. So does any client where no words are known."""
+    routes = changes(harness, protocol, "tls", routes=[{"client": ["127.0.0.0/8"], "reject": True}])
+    proxy = await harness.proxy("127.0.0.1:1", **routes)
+    if protocol == "imap":
+        async with await harness.dial(proxy, tls=True) as client:
+            assert (await client.receive_until_end()).startswith(b"* BYE ")
+    else:
+        with pytest.raises(trio.BrokenResourceError, match="ACCESS_DENIED"):
+            await harness.dial(proxy, tls=True)
+    assert (await harness.session())["end"] == "rejected"
+
+
+async def test_flood_of_clients_over_their_limit_gets_few_handshakes(
+    harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailproxy.proxy.session.session._REFUSING_MAX", 2)
+    server = await harness.server((Send(GREETINGS["imap"]), EchoLines()))
+    proxy = await harness.proxy(server.address, **changes(harness, "imap", "tls", max_sessions_per_client=1))
+    async with await harness.dial(proxy, tls=True) as first:
+        await receive_greeting(first, "imap")
+        silent = [await harness.dial(proxy) for _ in range(2)]
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        third = await harness.dial(proxy)
+        assert await third.receive_until_end() == b""
+        for each in (third, *silent):
+            each.drop()
+        await harness.sessions(3)
 
 
 @pytest.mark.parametrize(("protocol", "mode"), [("tcp", "forward"), ("imap", "passthrough")])
