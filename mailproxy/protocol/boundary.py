@@ -208,9 +208,19 @@ class Pop3Boundary(Boundary):
         return self._is_lost
 
     def from_server(self, data: memoryview) -> bool:
-        if len(data) > BULK_BYTES:
-            self.lose()
-        return super().from_server(data)
+        if len(data) <= TAIL_MAX or self._is_lost:
+            return super().from_server(data)
+        self._tail += data[:TAIL_MAX]
+        self._read()
+        if not self._is_in_list or self._commands:
+            if len(data) > BULK_BYTES:
+                self.lose()
+            return super().from_server(data[TAIL_MAX:])
+        # A mail, and no command waits behind it: only the end of the list can end it, as the last that is received.
+        *lines, rest = bytes(data[-TAIL_MAX:]).split(b"\r\n")
+        self._is_in_list = len(lines) < 2 or lines[-1] != b"." or bool(rest)
+        self._tail[:] = rest
+        return False
 
     def _read(self) -> None:
         *lines, rest = bytes(self._tail).split(b"\r\n")

@@ -162,6 +162,22 @@ def test_long_literal_is_skipped_by_its_length() -> None:
     assert tracker.is_reached()
 
 
+@pytest.mark.parametrize("size", [TAIL_MAX, 3000, BULK_BYTES, 4 * BULK_BYTES])
+def test_long_mail_of_pop3_ends_with_its_lone_dot(size: int) -> None:
+    """Its bytes are not read, but those in which a piece ends. A dot may stand alone in the middle of a piece."""
+    mail = b"+OK\r\n" + b"text\r\n..\r\n.x\r\n\r\n" * BULK_BYTES
+    pieces = [("C", b"RETR 1\r\n"), ("S", mail)]
+    greeting = ("S", b"+OK server\r\n")
+    assert not replayed("pop3", [greeting, *pieces], size).is_reached()
+    for last in (b".\r\n", b"x" * 2 * TAIL_MAX + b"\r\n.\r\n"):
+        assert replayed("pop3", [greeting, *pieces, ("S", last)], size).is_reached()
+        assert replayed("pop3", [greeting, pieces[0], ("S", mail + last)], size).is_reached()
+        assert not replayed("pop3", [greeting, *pieces, ("S", last[:-1])], size).is_reached()
+        again = [greeting, *pieces, ("S", last), ("C", b"NOOP\r\n")]
+        assert not replayed("pop3", again, size).is_reached()
+        assert replayed("pop3", [*again, ("S", b"+OK\r\n")], size).is_reached()
+
+
 @pytest.mark.parametrize("protocol", DIALOGUES)
 @pytest.mark.parametrize(
     "data", [b"\x16\x03\x03\x00\x5a\x02\r\n", b"x" * (2 * BULK_BYTES), b"\0\r\n" * TAIL_MAX]
