@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailproxy.protocol.gate.gate import LINE_MAX, REPLACEMENT, Gate, State
+from mailproxy.protocol.gate.gate import LINE_MAX, REPLACEMENT, Fault, Gate, State
 from mailproxy.protocol.gate.registry import GATES
 from tests.support.protocol.check_transcripts import Cut, byte_by_byte, in_one_piece
 
@@ -234,3 +234,54 @@ def _answered(gate: Gate, answers: list[bytes]) -> Iterable[bytes]:
     for answer in answers:
         gate.from_server(answer)
         yield gate.released()
+
+
+@pytest.mark.parametrize("protocol", ["pop3", "smtp", "lmtp", "sieve"])
+@pytest.mark.parametrize(("ttl", "is_over"), [(0, True), (1, True), (2, False)])
+def test_hop_count_of_xclient_ends_sessions_that_go_in_circles(
+    protocol: str, ttl: int, is_over: bool
+) -> None:
+    gate = GATES[protocol]()
+    sent = gate.from_client(b"XCLIENT ADDR=192.0.2.66 ttl=%d\r\n" % ttl)
+    assert bool(gate.failure) == is_over
+    assert sent == (b"" if is_over else REPLACEMENT + b"\r\n")
+
+
+STARTTLS = {
+    "imap": (b"a STARTTLS\r\n", b"a OK go\r\n", b"a NO\r\n"),
+    "pop3": (b"STLS\r\n", b"+OK go\r\n", b"-ERR\r\n"),
+    "smtp": (b"STARTTLS\r\n", b"220 go\r\n", b"454 no\r\n"),
+    "lmtp": (b"STARTTLS\r\n", b"220 go\r\n", b"454 no\r\n"),
+    "sieve": (b"STARTTLS\r\n", b'OK "go"\r\n', b'NO "no"\r\n'),
+}
+
+
+@pytest.mark.parametrize("protocol", STARTTLS)
+def test_starttls_passes_where_client_and_server_may_use_it(protocol: str) -> None:
+    command, consent, refusal = STARTTLS[protocol]
+    gate = GATES[protocol](passes_starttls=True)
+    assert gate.from_client(command) == command
+    gate.from_server(refusal)
+    assert not gate.is_open
+    assert gate.released() == b""
+    assert gate.from_client(command) == command
+    gate.from_server(consent)
+    assert gate.is_open
+    assert REPLACEMENT in GATES[protocol]().from_client(command)
+
+
+@pytest.mark.parametrize("protocol", STARTTLS)
+def test_bytes_behind_a_starttls_that_passes_close_the_gate(protocol: str) -> None:
+    command, consent, _ = STARTTLS[protocol]
+    gate = GATES[protocol](passes_starttls=True)
+    assert gate.from_client(command + b"b NOOP\r\n") == command
+    gate.from_server(consent)
+    assert (gate.failure, gate.fault) == ("bytes in clear text behind STARTTLS", Fault.INJECTION)
+    assert gate.released() == b""
+
+
+def test_line_that_gets_an_untagged_bad_holds_nothing_back() -> None:
+    gate = GATES["imap"]()
+    assert gate.from_client(b"* x\r\nb NOOP\r\n") == b"* x\r\n"
+    gate.from_server(b"* BAD what\r\n")
+    assert gate.released() == b"b NOOP\r\n"

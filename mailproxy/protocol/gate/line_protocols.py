@@ -11,6 +11,7 @@ _REPLY = re.compile(rb"(\d{3})( .*)?\Z", re.DOTALL)  # the last line of a reply
 _BDAT = re.compile(rb"BDAT +(\d{1,12})( +LAST)?\s*\Z", re.IGNORECASE)
 _SIEVE_ANSWER_LITERAL = re.compile(rb"(?:\A|[ (])\{(\d{1,9})\}\Z")
 _SIEVE_LITERAL = re.compile(rb"\{(\d{1,9})\+?\}\r?\n\Z")
+_TTL = re.compile(rb" TTL=(\d{1,5})\b", re.IGNORECASE)
 _STARTTLS = frozenset({b"STARTTLS", b"STLS"})
 _BODY_TAIL = 4  # bytes that may be the beginning of the end of mail
 
@@ -29,6 +30,9 @@ class _LineGate(Gate):
     def _on_command(self, line: bytes) -> None:
         words = line.split(None, 1)
         self._verb = re.split(rb"[^A-Za-z]", words[0], maxsplit=1)[0].upper() if words else b""
+        if self._verb == b"XCLIENT" and (match := _TTL.search(line)) and int(match[1]) <= 1:
+            self._close(f"the session has passed too many proxies: XCLIENT has TTL={int(match[1])}")
+            return
         is_starttls = self._passes_starttls and self._verb in _STARTTLS
         is_forbidden = self._verb in self.FORBIDDEN and not is_starttls
         self._pass(REPLACEMENT + b"\r\n" if is_forbidden else line)
