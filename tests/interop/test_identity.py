@@ -50,6 +50,22 @@ bind = [{{ address = "127.0.0.1:{ports[pop3]}", mode = "starttls" }}]
 identity = "xclient"
 servers = ["127.0.0.2:{servers[pop3]}"]
 
+[frontends.plain-imap]
+protocol = "imap"
+backend = "plain-imap"
+bind = [{{ address = "127.0.0.1:{ports[plain-imap]}" }}]
+
+[backends.plain-imap]
+servers = ["127.0.0.2:{servers[imap]}"]
+
+[frontends.plain-pop3]
+protocol = "pop3"
+backend = "plain-pop3"
+bind = [{{ address = "127.0.0.1:{ports[plain-pop3]}" }}]
+
+[backends.plain-pop3]
+servers = ["127.0.0.2:{servers[pop3]}"]
+
 [frontends.smtp]
 protocol = "smtp"
 backend = "smtp"
@@ -81,9 +97,10 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    numbers = free_ports(7, ("127.0.0.1", "127.0.0.2", "127.0.0.3"))
-    ports = dict(zip(("imap", "pop3", "smtp"), numbers, strict=False))
-    servers = dict(zip(("imap", "pop3", "smtp"), numbers[3:], strict=False))
+    names = ("imap", "pop3", "smtp", "plain-imap", "plain-pop3")
+    numbers = free_ports(len(names) + 4, ("127.0.0.1", "127.0.0.2", "127.0.0.3"))
+    ports = dict(zip(names, numbers, strict=False))
+    servers = dict(zip(("imap", "pop3", "smtp"), numbers[len(names) :], strict=False))
     folder = tmp_path_factory.mktemp("identity")
     text = CONFIGURATION.format(certificates=site.proxy.folder, ports=ports, servers=servers)
     with ExitStack() as running:
@@ -102,7 +119,7 @@ def place(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plac
             Postfix(
                 "127.0.0.3",
                 plain_port=servers["smtp"],
-                proxied_port=numbers[6],
+                proxied_port=numbers[-1],
                 settings="smtpd_authorized_xclient_hosts = 127.0.0.1",
             )
         )
@@ -147,6 +164,23 @@ def test_pop3_xclient_tells_dovecot(place: Place, context: ssl.SSLContext) -> No
     client.quit()
     line = place.wait_for(place.dovecot, "Login: user=<user12>")
     assert "rip=127.0.0.1," in line
+    assert SPOOFED not in place.dovecot.log.text()
+
+
+def test_plain_relay_passes_no_claims_on(place: Place) -> None:
+    """Dovecot trusts the proxy's address, and nothing in the configuration says so."""
+    imap = Imap("127.0.0.1", place.ports["plain-imap"])
+    assert imap.xatom("ID", f'("name" "x" "x-originating-ip" "{SPOOFED}")')[0] == "OK"
+    imap.login("user13", PASSWORD)
+    imap.logout()
+    assert "rip=127.0.0.1," in place.wait_for(place.dovecot, "Login: user=<user13>")
+    pop3 = poplib.POP3("127.0.0.1", place.ports["plain-pop3"])
+    with pytest.raises(poplib.error_proto):
+        pop3._shortcmd(f"XCLIENT ADDR={SPOOFED}")  # type: ignore[attr-defined]  # there is no public way
+    pop3.user("user14")
+    pop3.pass_(PASSWORD)
+    pop3.quit()
+    assert "rip=127.0.0.1," in place.wait_for(place.dovecot, "Login: user=<user14>")
     assert SPOOFED not in place.dovecot.log.text()
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import imaplib
+import os
 import poplib
 import shutil
 import smtplib
 import ssl
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.interop.mail_host import MailHost, run_mail_host
+from tests.support.interop.mail_host import SCREENED, MailHost, run_mail_host
 from tests.support.programs.dovecot import PASSWORD
 
 if TYPE_CHECKING:
@@ -251,3 +253,112 @@ def test_sieve_connect_lists(host: MailHost) -> None:
         "--passwordfd", "0", "--list", "--noclearauth",
     ]  # fmt: skip
     run(command, f"{PASSWORD}\n")
+
+
+# Clients from other package indexes
+
+IMAPFLOW = """
+const { ImapFlow } = require('imapflow');
+const [port, secure, user, pass] = process.argv.slice(1);
+const client = new ImapFlow({ host: 'localhost', port: +port, secure: secure === 'tls', doSTARTTLS: secure !== 'tls',
+  auth: { user, pass }, logger: false });
+(async () => {
+  await client.connect();
+  const lock = await client.getMailboxLock('INBOX');
+  console.log('exists', client.mailbox.exists, 'secure', client.secureConnection);
+  lock.release();
+  await client.logout();
+})().catch((error) => { console.error(error); process.exit(1); });
+"""
+
+NODEMAILER = """
+const nodemailer = require('nodemailer');
+const [port, secure, user, pass] = process.argv.slice(1);
+const transport = nodemailer.createTransport({ host: 'localhost', port: +port, secure: secure === 'tls',
+  requireTLS: true, auth: { user, pass } });
+transport.sendMail({ from: 'a@example.com', to: 'b@mail.example', subject: 'news', text: 'Hello' })
+  .then((info) => console.log(info.response), (error) => { console.error(error); process.exit(1); });
+"""
+
+
+@pytest.fixture(scope="module")
+def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with imapflow and nodemailer."""
+    folder = tmp_path_factory.mktemp("node")
+    command = [
+        installed("npm"),
+        "install",
+        "--no-audit",
+        "--no-fund",
+        "--prefix",
+        str(folder),
+        *NODE_PACKAGES,
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    except subprocess.TimeoutExpired:
+        pytest.skip("the registry of npm does not answer")
+    if done.returncode:
+        pytest.skip(f"npm cannot install: {done.stderr[-300:]}")
+    return folder / "node_modules"
+
+
+NODE_PACKAGES = ("imapflow", "nodemailer")
+
+
+@pytest.mark.parametrize(("number", "secure"), [(143, "starttls"), (993, "tls")])
+def test_imapflow_reads(host: MailHost, node_modules: Path, number: int, secure: str) -> None:
+    output = run_node(host, node_modules, IMAPFLOW, str(host.ports[number]), secure, USER, PASSWORD)
+    assert "secure true" in output
+
+
+@pytest.mark.parametrize(("number", "secure"), [(587, "starttls"), (465, "tls")])
+def test_nodemailer_submits(host: MailHost, node_modules: Path, number: int, secure: str) -> None:
+    output = run_node(host, node_modules, NODEMAILER, str(host.ports[number]), secure, USER, PASSWORD)
+    assert "250 2.0.0 Ok" in output
+
+
+def run_node(host: MailHost, node_modules: Path, script: str, *arguments: str) -> str:
+    environment = {**os.environ, "NODE_PATH": str(node_modules), "NODE_EXTRA_CA_CERTS": str(host.ca)}
+    command = [installed("node"), "-e", script, *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_aioimaplib_reads(host: MailHost, context: ssl.SSLContext, tmp_path: Path) -> None:
+    """It knows TLS from the first byte only."""
+    script = (
+        "import asyncio, ssl, sys, aioimaplib\n"
+        "async def main(port, ca, user, password):\n"
+        "    context = ssl.create_default_context(cafile=ca)\n"
+        "    client = aioimaplib.IMAP4_SSL('localhost', int(port), ssl_context=context)\n"
+        "    await client.wait_hello_from_server()\n"
+        "    print(await client.login(user, password), await client.select())\n"
+        "    await client.logout()\n"
+        "asyncio.run(main(*sys.argv[1:]))\n"
+    )
+    target = tmp_path / "packages"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target), "aioimaplib"]
+    if subprocess.run(command, capture_output=True, timeout=120, check=False).returncode:
+        pytest.skip("pip cannot install aioimaplib")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(host.ports[993]), str(host.ca), USER, PASSWORD],
+        capture_output=True, text=True, timeout=CLIENT_TIMEOUT_S, check=False, env={**os.environ, "PYTHONPATH": str(target)},
+    )  # fmt: skip
+    assert done.stdout.count("result='OK'") == 2, done.stdout + done.stderr
+
+
+# postscreen
+
+
+def test_postscreen_is_behind_starttls(host: MailHost, context: ssl.SSLContext) -> None:
+    """It gets the PROXY header and the client's EHLO, and passes the session on."""
+    with smtplib.SMTP("localhost", host.ports[SCREENED], timeout=CLIENT_TIMEOUT_S) as client:
+        client.ehlo("screened.example")
+        client.starttls(context=context)
+        client.ehlo("screened.example")
+        client.sendmail("a@example.com", ["b@mail.example"], MESSAGE)
+    host.wait_for(host.postfix, r"postscreen\[\d+\]: CONNECT from \[127\.0\.0\.1\]")

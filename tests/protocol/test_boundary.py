@@ -164,7 +164,7 @@ def test_long_literal_is_skipped_by_its_length() -> None:
 
 @pytest.mark.parametrize("size", [TAIL_MAX, 3000, BULK_BYTES, 4 * BULK_BYTES])
 def test_long_mail_of_pop3_ends_with_its_lone_dot(size: int) -> None:
-    """Its bytes are not read, but those in which a piece ends. A dot may stand alone in the middle of a piece."""
+    """Only the bytes in which a piece ends are read. Any piece may have dots in its middle."""
     mail = b"+OK\r\n" + b"text\r\n..\r\n.x\r\n\r\n" * BULK_BYTES
     pieces = [("C", b"RETR 1\r\n"), ("S", mail)]
     greeting = ("S", b"+OK server\r\n")

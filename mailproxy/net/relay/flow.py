@@ -504,6 +504,8 @@ class Flow(Direction):
         tunnel = self.session.tunnel
         if tunnel.gate is not None and self.source is tunnel.client and tunnel.gate.holds:
             self.lookahead, self.is_deferred = 0, True  # until ``push``: the end comes behind what is held
+            tunnel.shorten_timeouts()
+            self.session.deadlines_changed()
             return
         self.eof = True
         if self.source_failed:  # forwarded, the failure would look like an orderly end

@@ -167,6 +167,8 @@ class PortableRelay:
                     continue
             elif count == 0:
                 if tunnel.gate is not None and not is_final and source is tunnel.client:
+                    tunnel.shorten_timeouts()
+                    scope.deadline = _deadline(tunnel)
                     await _until(lambda: tunnel.gate is None or not tunnel.gate.holds)
                 break
             reads = 0

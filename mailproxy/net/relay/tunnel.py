@@ -245,6 +245,11 @@ class Tunnel:
             math.inf if self.to_client.eof else server_deadline,
         )
 
+    def shorten_timeouts(self) -> None:
+        """Wait no longer than for a half-closed session: the client has closed, and a gate holds what it has sent."""
+        for side in (self.client, self.server):
+            side.idle_timeout = min(side.idle_timeout, self.half_closed_timeout)
+
     def other(self, side: Side) -> Side:
         """Return the opposite side."""
         return self.server if side is self.client else self.client

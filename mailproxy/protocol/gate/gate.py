@@ -100,8 +100,8 @@ class Gate(ABC):
 
     @property
     def holds(self) -> bool:
-        """Whether a command of the client waits for an answer of the server."""
-        return self.state is State.ANSWER and bool(self._data)
+        """Whether a whole line of the client waits for an answer of the server."""
+        return self.state is State.ANSWER and b"\n" in self._data
 
     def discard(self) -> None:
         """Forget the client's bytes that were not released."""

@@ -15,7 +15,7 @@ class SessionEndedError(Exception):
         retries_at_once: The next attempt needs no pause, because this one cost the server nothing.
         is_client_specific: The attempt failed because of the client's address, which says nothing about the
             server.
-        is_alerted: A TLS alert has told the client already.
+        is_alerted: The client has got a TLS alert already.
     """
 
     def __init__(

@@ -178,3 +178,31 @@ async def test_side_that_fails_ends_a_session_whose_gate_holds(harness: ProxyHar
     assert line["end"] == f"{side}-aborted"
     assert b"192.0.2.66" not in server.connections[0].received
     client.drop()
+
+
+@ON_BOTH
+async def test_client_that_has_closed_waits_for_a_silent_server_no_longer_than_half_closed(
+    harness: ProxyHarness,
+) -> None:
+    server = await harness.server((Send(GREETING), Collect()))
+    changes = frontend(harness)
+    changes["frontends"]["f"]["timeouts"] = {"half_closed": "100ms"}
+    proxy = await harness.proxy(server.address, **changes)
+    async with await harness.dial(proxy) as client:
+        await client.receive_line()
+        await client.send(b"a NOOP\r\nb NOOP\r\nc NOOP\r\n")
+        await client.half_close()
+        await client.receive_until_end()
+    assert (await harness.session())["end"] == "client-timeout"
+    assert server.connections[0].received == b"a NOOP\r\n"
+
+
+@ON_BOTH
+async def test_client_that_speaks_tls_to_a_clear_port_ends_at_once(harness: ProxyHarness) -> None:
+    """Whatever the gate makes of it: half a line that waits does not keep the session."""
+    server = await harness.server((Send(GREETING), Collect()))
+    proxy = await harness.proxy(server.address, **frontend(harness))
+    async with await harness.dial(proxy) as client:
+        await client.receive_line()
+        await client.send(b"\x16\x03\x01\0\xf0\n\0" + bytes(200))
+    assert (await harness.session())["end"] == "client-closed"

@@ -1,4 +1,4 @@
-"""What servers are told of the client without a PROXY header, and what a client must not tell them itself."""
+"""What servers learn of the client without a PROXY header, and what a client must not claim itself."""
 
 from __future__ import annotations
 

@@ -22,6 +22,29 @@ if TYPE_CHECKING:
     from tests.interop.conftest import Site
 
 
+SCREENED = 26
+"""The number of a port that is not in the file: mail to postscreen, behind STARTTLS at the proxy."""
+
+SCREENED_FRONTEND = """
+[frontends.screened]
+protocol = "smtp"
+backend = "screened"
+bind = [{{ address = "127.0.0.1:{port}", mode = "starttls" }}]
+
+[backends.screened]
+send_proxy = "v2"
+servers = [{{ name = "postscreen", address = "{host}:{screened}" }}]
+"""
+
+SCREENED_SERVICES = """
+{host}:{screened} inet n - n - 1 postscreen
+  -o postscreen_cache_map= -o smtpd_service_name=pass -o postscreen_upstream_proxy_protocol=haproxy
+pass pass - - n - - smtpd
+dnsblog unix - - n - 0 dnsblog
+tlsproxy unix - - n - 0 tlsproxy
+"""
+
+
 @attrs.frozen
 class MailHost:
     """A mail host that runs.
@@ -54,10 +77,13 @@ def run_mail_host(site: Site, folder: Path) -> Iterator[MailHost]:
     text = (CONFIG / "mail-host.toml").read_text(encoding="utf-8")
     numbers = sorted({int(number) for number in PORTS.findall(text)})
     dovecot_host, postfix_host = SERVERS.values()
-    *own, plain, proxied = free_ports(len(numbers) + 2, ("127.0.0.1", dovecot_host, postfix_host))
+    *own, port, screened, plain, proxied = free_ports(
+        len(numbers) + 4, ("127.0.0.1", dovecot_host, postfix_host)
+    )
     ports = dict(zip(numbers, own, strict=True))
     text = adapted(text, ports, site)
     parts = head_of(text)
+    text += SCREENED_FRONTEND.format(host=postfix_host, port=port, screened=screened)
     file = folder / "mail-host.toml"
     file.write_text(text, encoding="utf-8")
     postfix = Postfix(
@@ -65,7 +91,8 @@ def run_mail_host(site: Site, folder: Path) -> Iterator[MailHost]:
         plain_port=plain,
         proxied_port=proxied,
         settings=parts["The Postfix side, main.cf"],
-        services=services_of(parts["master.cf"], postfix_host, ports),
+        services=services_of(parts["master.cf"], postfix_host, ports)
+        + SCREENED_SERVICES.format(host=postfix_host, screened=screened),
         certificate=site.servers.certificate,
     )
     accounts = parts["The Dovecot side, dovecot.conf"].replace(
@@ -79,4 +106,4 @@ def run_mail_host(site: Site, folder: Path) -> Iterator[MailHost]:
         configuration=f"auth_mechanisms = plain login\n{accounts}",
     )
     with dovecot, postfix, Mailproxy(text, folder, bound_addresses(file)) as proxy:
-        yield MailHost(proxy, dovecot, postfix, ports, site.proxy.ca)
+        yield MailHost(proxy, dovecot, postfix, {**ports, SCREENED: port}, site.proxy.ca)
