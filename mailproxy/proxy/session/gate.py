@@ -81,18 +81,20 @@ class TunnelGate:
             self.follower = None
         if self._is_dropping:
             return False
-        self.gate.from_server(bytes(data))
-        released = self.gate.released()
-        if self.gate.failure:
+        gate, push = self.gate, self.push
+        gate.from_server(bytes(data))
+        # Mostly nothing waits: then the relay does not either.
+        released = gate.released() if gate.held_bytes else None
+        if gate.failure:
             self._fail()
             return False
-        push = self.push
-        if self.gate.is_open:
+        if gate.is_open:
             self._leave()
-        if released and self.follower is not None and self.follower.follows_commands:
-            self.follower.from_client(memoryview(released))
-        if push is not None:
-            push(released)
+        if released is not None:
+            if self.follower is not None and self.follower.follows_commands:
+                self.follower.from_client(memoryview(released))
+            if push is not None:
+                push(released)
         return False
 
     def drop(self) -> None:
