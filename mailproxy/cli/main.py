@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from mailproxy import __version__
+from mailproxy.cli.certs import certs
 from mailproxy.cli.report import Writer, write_json, write_text
 from mailproxy.config import Config, json_schema, load, load_admin, load_stream
 from mailproxy.errors import ConfigError, Fault
@@ -79,7 +80,7 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
     write: Writer = write_json if form == "json" else write_text
     try:
         config = _load_any(file)
-        from mailproxy.app import advise, check_all_servers, load_and_check, table, worker_count
+        from mailproxy.app import advise, check_all_servers, check_tlsa, load_and_check, table, worker_count
 
         store = load_and_check(config)
         if store.expired:
@@ -94,6 +95,7 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
         if is_plain:
             click.echo(table(results))
         advice += [result.fault for result in results if result.fault is not None]
+        advice += check_tlsa(config, store)
     write("advice", config.source_map.locate_all(advice), config.source)
     if is_plain:
         click.echo(f"{file}: {_summary(config, worker_count(config), len(advice))}")
@@ -185,6 +187,9 @@ def ctl(where: str | None, file: Path | None, command: tuple[str, ...]) -> None:
     sys.exit(client.run_command(address, " ".join(command)) if command else client.run_prompt(address))
 
 
+main.add_command(certs)
+
+
 @main.command()
 @click.option("--socket", "-s", "where", metavar="SOCKET", help="The admin socket: a path or HOST:PORT.")
 @click.option(
@@ -230,7 +235,7 @@ def completion(shell: str) -> None:
 @click.option(
     "--port-base",
     type=click.IntRange(1, 64000),
-    help="The first of two ports to listen on.  [default: 1143 and 1993]",
+    help="The first of three ports to listen on.  [default: 1143, 1993 and 8405]",
 )
 def demo(port_base: int | None) -> None:
     """Run the proxy with two demo servers.

@@ -175,6 +175,9 @@ HANDSHAKE_EMPTY = EndReason("handshake-empty", EndedBy.CLIENT, Phase.HANDSHAKE,
 HANDSHAKE_TIMEOUT = EndReason("handshake-timeout", EndedBy.TIMEOUT, Phase.HANDSHAKE,
     "Timeout during SSL handshake",
     "the handshake was not done within `timeouts.handshake`")
+ACME_CHALLENGE = EndReason("acme-challenge", EndedBy.PROXY, Phase.HANDSHAKE,
+    "ACME challenge answered in SSL handshake",
+    "the client was an authority that validates a name by tls-alpn-01, and got its answer")
 HANDSHAKE_STOPPED = EndReason("handshake-stopped", EndedBy.ADMIN, Phase.HANDSHAKE,
     "Stopped during SSL handshake",
     "the proxy was stopped, or the operator ended the session, before the handshake was done")

@@ -8,7 +8,7 @@ from typing import Literal
 from attrs import frozen
 
 from mailproxy.config.model.setting import setting
-from mailproxy.config.values import AlpnName, HostName, ServerTlsMode, Text
+from mailproxy.config.values import AlpnName, CertificateNames, HostName, Name, ServerTlsMode, Text
 
 TlsVersion = Literal["1.2", "1.3"]
 
@@ -37,6 +37,10 @@ class FrontendTls:
         "PEM files, or folders of them",
         (),
         details="The client's server name selects the certificate. The first one is the default.",
+    )
+    acme: Name | None = setting("the `[acme.NAME]` table whose authority issues certificates", None)
+    names: CertificateNames | None = setting(
+        "the DNS names of these certificates; routes: those of the frontend's routes", None
     )
     key: Path | None = setting(
         "private key of the only certificate file",

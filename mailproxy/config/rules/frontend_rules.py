@@ -115,7 +115,7 @@ def check_tls(tls: model.FrontendTls | None, bind: MergedTable, diagnostics: Dia
     """Check that the keys of TLS that is terminated at a bind fit each other."""
     if (
         tls is None
-        or not tls.certificates
+        or not (tls.certificates or tls.acme)
         or diagnostics.is_any_invalid(bind.candidates("tls"), subtree=True)
     ):
         return  # these faults are reported elsewhere
@@ -150,7 +150,7 @@ def check_certificates(
         diagnostics: Gets the faults.
     """
     for index, (bind, merged) in enumerate(zip(frontend.bind, binds, strict=True)):
-        has_certificates = bind.tls is not None and bool(bind.tls.certificates)
+        has_certificates = bind.tls is not None and bool(bind.tls.certificates or bind.tls.acme)
         if has_certificates or not frontend.terminates_tls(bind):
             continue
         if diagnostics.is_any_invalid(merged.candidates("tls"), subtree=True):
@@ -159,7 +159,7 @@ def check_certificates(
         user = f"mode {bind.mode} needs" if is_own else 'a route with mode = "tls" needs'
         diagnostics.add(
             bind_path(frontend.name, index),
-            f"{user} certificates: give tls.certificates to the bind or its frontend",
+            f"{user} certificates: give tls.certificates to the bind or its frontend, or tls.acme",
         )
 
 

@@ -29,6 +29,7 @@ from mailproxy.config.values.readers import (
     read_account,
     read_alpn_name,
     read_boolean,
+    read_certificate_names,
     read_collector_url,
     read_hello_name,
     read_host_name,
@@ -43,16 +44,19 @@ from mailproxy.config.values.readers import (
     read_proxy_source,
     read_rate_period,
     read_redispatch,
+    read_renew_before,
     read_share,
     read_sni_patterns,
     read_source_address,
     read_syslog_tag,
     read_text,
+    read_web_url,
     read_workers,
 )
 from mailproxy.config.values.types import (
     Account,
     AlpnName,
+    CertificateNames,
     CollectorUrl,
     Count,
     Expanded,
@@ -77,6 +81,7 @@ from mailproxy.config.values.types import (
     RateCount,
     RatePeriod,
     Redispatch,
+    RenewBefore,
     Seconds,
     SentHex,
     SentText,
@@ -85,6 +90,7 @@ from mailproxy.config.values.types import (
     SourceAddress,
     SyslogTag,
     Text,
+    WebUrl,
     Weight,
     Workers,
 )
@@ -197,6 +203,14 @@ VALUE_TYPES: dict[Any, ValueType] = {
         read_sni_patterns, 'a list of server names such as "imap.example.com" or "*.example.org", or false',
         {"anyOf": [{"type": "array", "items": _STRING, "minItems": 1}, {"const": False}]},
     ),
+    CertificateNames: ValueType(
+        read_certificate_names, 'a list of DNS names such as "imap.example.com" or "*.example.org", or "routes"',
+        {"anyOf": [{"type": "array", "items": _STRING, "minItems": 1}, {"const": "routes"}]},
+    ),
+    RenewBefore: ValueType(
+        read_renew_before, f'"auto", or {_DURATION_WORDS}, above 0', {"anyOf": [{"const": "auto"}, _DURATION]}
+    ),
+    WebUrl: ValueType(read_web_url, 'a URL such as "https://acme.example/directory"', {**_STRING, "pattern": "^https?://"}),
     KeepAliveTime: ValueType(
         read_keepalive_time, f'a duration from "1s" to "{KEEPALIVE_MAX_S}s", or a number of seconds', _DURATION
     ),

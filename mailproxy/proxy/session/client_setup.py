@@ -22,9 +22,10 @@ from mailproxy.log.end_reasons import EndReason
 from mailproxy.net.peek import peek, peek_nowait
 from mailproxy.net.poller import Watch
 from mailproxy.net.proxy_header import receive_header
-from mailproxy.net.tls.close import Alert, send_alert
+from mailproxy.net.tls.challenge import challenge_context
+from mailproxy.net.tls.close import Alert, drop_unread, send_alert
 from mailproxy.net.tls.handshake import accept_tls
-from mailproxy.net.tls.terminator import Terminator
+from mailproxy.net.tls.terminator import CertificateSelection, Terminator
 from mailproxy.net.tls.tls_socket import TlsSocket
 from mailproxy.protocol.client_hello import (
     ClientHello,
@@ -132,6 +133,38 @@ async def tls_handshake(
             "asks for no name" if hello.server_name is None else "asks for a name that no certificate has"
         )
         raise SessionEndedError(end_reasons.HANDSHAKE_FAILED, f"the client {request}")
+    if selection.is_refused:
+        drop_unread(client)
+        raise SessionEndedError(
+            end_reasons.HANDSHAKE_FAILED, "the certificate has not been obtained yet (until_ready = refuse)"
+        )
+    return await _accept(client, selection, watch)
+
+
+async def answer_challenge(
+    client: socket.socket, terminator: Terminator, hello: ClientHello, watch: Watch
+) -> TlsSocket | None:
+    """Answer an authority that validates a name by tls-alpn-01.
+
+    Returns:
+        The connection, to be closed. It has taken ``client`` over. None if the name is not this proxy's: the
+        client is served like any other.
+
+    Raises:
+        SessionEndedError: An end reason of the handshake.
+    """
+    name = (hello.server_name or "").lower()
+    folder = terminator.challenges.get(name) if terminator.challenges is not None else None
+    if folder is None:
+        return None
+    context = await trio.to_thread.run_sync(challenge_context, folder, name)
+    if context is None:
+        send_alert(client, Alert.UNRECOGNIZED_NAME)
+        raise SessionEndedError(end_reasons.HANDSHAKE_FAILED, f"no challenge of {name} is to be answered now")
+    return await _accept(client, CertificateSelection(context, ()), watch)
+
+
+async def _accept(client: socket.socket, selection: CertificateSelection, watch: Watch) -> TlsSocket:
     try:
         tls = await accept_tls(client, selection.context, watch)
     except ClientAbortError as error:

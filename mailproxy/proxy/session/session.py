@@ -6,6 +6,7 @@ stop, and ``Session.end`` the operator's wish for this session alone. In all cas
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Mapping
@@ -24,15 +25,18 @@ from mailproxy.net.listener import Listener
 from mailproxy.net.poller import Watch
 from mailproxy.net.relay import Tunnel, close_in_order
 from mailproxy.net.simple_io import send_last_words, send_line
+from mailproxy.net.tls.challenge import is_challenge
 from mailproxy.net.tls.close import Alert, has_unread, send_alert
 from mailproxy.net.tls.errors import CONNECTION_RESET
 from mailproxy.net.tls.handshake import tls_info
+from mailproxy.net.tls.terminator import Terminator
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.protocol.gate.gate import Gate
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.proxy.faults import log_fault
 from mailproxy.proxy.session.client_setup import (
+    answer_challenge,
     peek_client_hello,
     peek_client_hello_nowait,
     receive_proxy_header,
@@ -226,6 +230,9 @@ class Session:
         with trio.CancelScope(deadline=started_at + self.context.config.timeouts.handshake):
             hello = hello or await peek_client_hello(self.client, watch, not_tls)
             client_info.set_client_hello(hello)
+            terminator = client_info.listener.terminator
+            if terminator is not None and terminator.challenges is not None and is_challenge(hello):
+                await self._answer_challenge(client_info, terminator, hello, watch)
             try:
                 route = self._select_route(client_info)
             except SessionEndedError as ended:
@@ -237,6 +244,15 @@ class Session:
                 self.record.handshake_ms = ms(self.context.poller.clock() - started_at)
             return route
         raise SessionEndedError(end_reasons.HANDSHAKE_TIMEOUT)
+
+    async def _answer_challenge(
+        self, client_info: ClientInfo, terminator: Terminator, hello: ClientHello, watch: Watch
+    ) -> None:
+        self.record.sni = hello.server_name
+        tls = await answer_challenge(self.client, terminator, hello, watch)
+        if tls is not None:
+            self.client = client_info.sock = tls
+            raise SessionEndedError(end_reasons.ACME_CHALLENGE)
 
     def _select_route(self, client_info: ClientInfo) -> config.Route | None:
         """Select where the session goes and, from the route's mode, whether its TLS ends here."""
@@ -267,16 +283,13 @@ class Session:
         return is_waiting and context.config.protocol != "tcp" and context.refusing < _REFUSING_MAX
 
     async def _prepare_refusal(self, client_info: ClientInfo, watch: Watch) -> None:
-        """Make the TLS handshake of a client that is refused, so that it can read why.
-
-        If the handshake fails, the client reads nothing.
-        """
+        """Make the TLS handshake of a client that is refused, so that it can read why. It may fail."""
         if not self._can_refuse_over_tls:
             return
         context, hello = self.context, client_info.hello
         context.refusing += 1
         try:
-            with trio.move_on_after(min(context.config.timeouts.handshake, _REFUSING_S)):
+            with contextlib.suppress(SessionEndedError), trio.move_on_after(_REFUSING_S):
                 hello = (
                     hello
                     or peek_client_hello_nowait(self.client)
@@ -284,8 +297,6 @@ class Session:
                 )
                 client_info.set_client_hello(hello)
                 await self._handshake(client_info, hello, watch)
-        except SessionEndedError:
-            pass
         finally:
             context.refusing -= 1
 
