@@ -64,7 +64,6 @@ def build(
     admin = builder.admin()
     reference_rules.check_references(tables, diagnostics)
     acme_rules.check_storages(acme, diagnostics)
-    server_rules.check_tls_modes(tables, diagnostics)
     check_rules.check_steps(tables, diagnostics)
     check_rules.check_stick_tables(tables, diagnostics)
     for name, frontend in frontends.items():
@@ -181,6 +180,8 @@ class _Builder:
         frontend = evolve(frontend, bind=tuple(bind for bind in binds if bind is not None))
         frontend = acme_rules.with_names(frontend)
         if not self.diagnostics.is_any_invalid((own.path / "bind", own.path / "routes"), subtree=True):
+            frontend_rules.check_greeting_delay(frontend, own, self.diagnostics)
+            frontend_rules.check_starttls(frontend, merged_binds, self.diagnostics)
             frontend_rules.check_unused_tls(frontend, own, merged_binds, self.diagnostics)
             for bind, merged_bind in zip(frontend.bind, merged_binds, strict=True):
                 if frontend.terminates_tls(bind):
@@ -250,7 +251,10 @@ class _Builder:
         server = self._structure(model.Server, _with_server_name(values), merged.path)
         if server is None:
             return None
+        server = server_rules.with_identity(server, merged, self.diagnostics)
         server_rules.check_server(server, merged, self.diagnostics)
+        server_rules.check_identity(server, backend.protocol, merged, self.diagnostics)
+        server_rules.check_starttls(server, backend.protocol, merged, self.diagnostics)
         server = _with_port(server, backend.port)
         if server.check is not None and server.check.type == "none":
             server = evolve(server, check=None)

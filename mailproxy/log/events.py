@@ -146,6 +146,11 @@ LOGIN_DISABLED = Event("login-disabled", "warning", _SERVER,
     meaning="no client can log in to a server over connections like those of sessions")
 LOGIN_ENABLED = Event("login-enabled", "info", _SERVER,
     meaning="clients can log in to a server again")
+OFFERS_LESS = Event("offers-less", "warning", _SERVER,
+    meaning="a server lacks capabilities of the one whose list is announced before TLS")
+IDENTITY_REFUSED = Event("identity-refused", "warning", _SERVER,
+    meaning="a server does not take the client's identity (`identity`), so its log has the proxy's address; once for each "
+    "server")
 CHECK_NOT_MADE = Event("check-not-made", "warning", _SERVER,
     meaning="the proxy has no resources for a check; the server's state stays")
 

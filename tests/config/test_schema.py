@@ -167,8 +167,6 @@ def test_schema_accepts_environment_variables(lines: str) -> None:
     "lines",
     [
         "admin = { socket = '/run/mailproxy/admin.sock', http = '127.0.0.1:8405' }",
-        "frontends.imap.bind = [{ address = '*:143', mode = 'starttls' }]",
-        "backends.dovecot.tls.mode = 'starttls'",
     ],
 )
 def test_schema_accepts_keys_of_later_versions(lines: str) -> None:

@@ -75,7 +75,7 @@ class ServerTls:
     mode: ServerTlsMode = setting(
         "TLS from the first byte (implicit), or after STARTTLS on a clear port",
         "implicit",
-        details="This version supports `starttls` in checks of mail protocols only.",
+        details="`starttls` needs a mail protocol. A server that does not offer STARTTLS is not used in clear text.",
     )
     verify: Literal["required", "chain", "none"] = setting(
         "verify chain and name (required), the chain alone, or nothing", "required"

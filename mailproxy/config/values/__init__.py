@@ -22,6 +22,7 @@ from mailproxy.config.values.types import (
     HostName,
     KeepAliveCount,
     KeepAliveTime,
+    Line,
     LogTarget,
     Mode,
     Name,
@@ -60,7 +61,7 @@ from mailproxy.config.values.value_types import (
 
 __all__ = [
     "VALUE_TYPES", "WEIGHT_MAX", "Account", "AlpnName", "CertificateNames", "CollectorUrl", "Count", "Expanded", "ExpectedHex", "ExpectedText",
-    "HelloName", "HostName", "InvalidValueError", "KeepAliveCount", "KeepAliveTime", "LogTarget", "Mode",
+    "HelloName", "HostName", "InvalidValueError", "KeepAliveCount", "KeepAliveTime", "Line", "LogTarget", "Mode",
     "Name", "Network", "Pattern", "Port", "Positive", "PositiveSeconds", "PrefixV4", "PrefixV6",
     "ProxySource", "RateCount", "RatePeriod", "Redispatch", "RenewBefore", "Seconds", "SentHex", "SentText",
     "ServerTlsMode", "Size", "SniPatterns", "SourceAddress", "SyslogTag", "Text", "ValueType", "WebUrl", "Weight",

@@ -81,6 +81,14 @@ def read_share(value: object) -> float:
     return float(value)
 
 
+def read_line(value: object) -> str:
+    """Read a text that is sent as a part of one line of a protocol."""
+    text = read_text(value)
+    if not re.fullmatch(r"[ -~]{1,256}", text):
+        raise ValueError
+    return text
+
+
 def read_text(value: object) -> str:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError

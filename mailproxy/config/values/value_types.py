@@ -34,6 +34,7 @@ from mailproxy.config.values.readers import (
     read_hello_name,
     read_host_name,
     read_keepalive_time,
+    read_line,
     read_log_target,
     read_mode,
     read_name,
@@ -65,6 +66,7 @@ from mailproxy.config.values.types import (
     HostName,
     KeepAliveCount,
     KeepAliveTime,
+    Line,
     LogTarget,
     Mode,
     Name,
@@ -173,6 +175,7 @@ VALUE_TYPES: dict[Any, ValueType] = {
     Mode: ValueType(read_mode, 'permission bits such as "0660"', {"type": "string", "pattern": "^0?[0-7]{3}$"}),
     Name: ValueType(read_name, "a name of letters, digits and . _ - : / * [ ]", {**_STRING, "pattern": r"^[A-Za-z0-9_.:\[\]*/-]{1,128}$"}),
     Account: ValueType(read_account, 'a name, or a number such as "#80"', {**_STRING, "pattern": "^([^#]|#[0-9]{1,10}$)"}),
+    Line: ValueType(read_line, "a line of 1 to 256 printable ASCII characters", {**_STRING, "pattern": r"^[ -~]{1,256}$"}),
     Text: ValueType(read_text, "a string that is not empty", {**_STRING, "minLength": 1}),
     CollectorUrl: ValueType(
         read_collector_url, 'a URL such as "http://127.0.0.1:4318"', {**_STRING, "pattern": "^https?://"}

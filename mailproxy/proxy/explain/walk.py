@@ -52,7 +52,9 @@ class _Walk:
         self._receive_proxy_header()
         if not self._count_client():
             return answer
-        if self._bind.mode in ("tls", "passthrough"):
+        if self._bind.mode == "starttls":
+            self._upgrade()
+        if self._bind.mode in ("tls", "passthrough", "starttls"):
             self._receive_client_hello()
         route = self._select_route()
         if answer.end is None and self._client.hello is not None:
@@ -119,6 +121,19 @@ class _Walk:
             answer.refuse(end_reasons.CLIENT_LIMIT, reached)
             return False
         return True
+
+    def _upgrade(self) -> None:
+        """Tell of the greeting, and of STARTTLS. The client of the question upgrades."""
+        bind, seconds = self._bind, write_duration(self._frontend.timeouts.negotiation)
+        others = (
+            "cannot log in"
+            if self._frontend.requires_starttls(bind)
+            else "is joined to a server in clear text"
+        )
+        self._answer.add_step(
+            f"The proxy greets it in clear text. It has {seconds} for STARTTLS (timeouts.negotiation). A client that "
+            f"does not upgrade {others} (starttls_required)."
+        )
 
     def _receive_client_hello(self) -> None:
         """Describe the ClientHello. Only TLS binds read one, so elsewhere no route can go by it."""
@@ -245,6 +260,8 @@ def _mode(bind: config.Bind) -> str:
             return "which terminates TLS"
         case "passthrough":
             return "which passes TLS through"
+        case "starttls":
+            return "which terminates TLS after STARTTLS"
         case _:
             return f"mode {bind.mode}"
 
