@@ -35,7 +35,7 @@ _UNTUNED = "not here, because nothing needs it: buffers and limits follow the ma
 _AUTOMATIC = "not here, because nothing needs it: splice and buffers are automatic"
 _TUNNEL = "not here, because a session is a tunnel from its beginning: timeouts of client and server hold"
 _HTTP = "not here, because HTTP is not served: mail protocols only"
-_LATER = "not here yet: show stat of the admin socket has the figures, and exporters read them"
+_METRICS = "admin.http: Prometheus reads /metrics there; metrics.haproxy_names adds HAProxy's names"
 _OPENSSL = "not here, because OpenSSL's own choice is right for mail clients of today"
 _TCP = "not here, because every session is TCP: protocol says what is spoken, and a bind's mode what becomes of TLS"
 
@@ -117,8 +117,8 @@ WORDS: Mapping[str, Hint] = {
     "stats_socket": _everywhere("admin.socket, or [[admin.sockets]] with path, mode, user, group and level"),
     "stats_timeout": _everywhere("not here: 10s, and set timeout cli for one conversation"),
     "runtime_api": _everywhere("admin.socket: the path of a socket for runtime commands"),
-    "prometheus": _everywhere(_LATER),
-    "metrics": _everywhere(_LATER),
+    "prometheus": _everywhere(_METRICS),
+    "metrics": _everywhere(_METRICS),
     "unix_bind": _everywhere("bind.unix_mode, with unix_user and unix_group"),
     # the log
     "tcplog": Hint('log.format = "tcplog"'),
