@@ -76,6 +76,12 @@ def test_generated_parts_of_log_page_are_current(generator: ModuleType) -> None:
     assert generator.with_log(page) == page, "run scripts/write-reference"
 
 
+@pytest.mark.parametrize("program", ["haproxy", "nginx", "caddy"])
+def test_tables_of_directives_are_current(generator: ModuleType, program: str) -> None:
+    page = PAGES[f"docs/from-{program}.md"]
+    assert generator.with_directives(program, page) == page, "run scripts/write-reference"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_marks_of_figures_are_closed(page: str) -> None:
     """scripts/bench --document replaces the text after a mark, up to the closing one."""

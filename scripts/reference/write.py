@@ -1,6 +1,6 @@
 """Write the parts of the documentation that are made from the code.
 
-These are keys, JSON Schema, manual pages, and the end reasons, fields and events of the log. A test compares
+These are the tables of directives of other programs, keys, JSON Schema, manual pages, and the end reasons, fields and events of the log. A test compares
 the files with what this script makes.
 """
 
@@ -31,6 +31,10 @@ from mailproxy.config.values import (
     Text,
     to_display,
 )
+from mailproxy.importers.caddy.directives import PAGE_GROUPS as CADDY
+from mailproxy.importers.directive import pages
+from mailproxy.importers.haproxy.directives import PAGE_GROUPS as HAPROXY
+from mailproxy.importers.nginx.directives import PAGE_GROUPS as NGINX
 from mailproxy.log import END_REASONS, EndReason, Phase
 from mailproxy.log.events import EVENTS, Event
 from mailproxy.log.fields import SESSION_FIELDS
@@ -307,12 +311,24 @@ def with_log(page: str) -> str:
     return page
 
 
+MIGRATION = {"haproxy": ("HAProxy", HAPROXY), "nginx": ("nginx", NGINX), "caddy": ("Caddy", CADDY)}
+
+
+def with_directives(program: str, page: str) -> str:
+    """Return docs/from-PROGRAM.md with the tables of its importer renewed."""
+    title, groups = MIGRATION[program]
+    return replace_part(page, "directives", f"\n{pages(title, groups)}\n")
+
+
 def main() -> None:
     (ROOT / "docs" / "configuration.md").write_text(reference())
     (ROOT / "config" / "mailproxy.schema.json").write_text(schema())
     (ROOT / "docs" / "man").mkdir(exist_ok=True)
     (ROOT / "docs" / "man" / "mailproxy.1").write_text(command_manual())
     (ROOT / "docs" / "man" / "mailproxy.toml.5").write_text(configuration_manual())
+    for program in MIGRATION:
+        page = ROOT / "docs" / f"from-{program}.md"
+        page.write_text(with_directives(program, page.read_text()))
     logging = ROOT / "docs" / "logging.md"
     logging.write_text(with_log(logging.read_text()))
 

@@ -1,0 +1,85 @@
+"""Names: of frontends, and the server names that patterns mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+
+NAMES_MAX = 256  # names that one pattern means
+
+_NOT_NAMES = re.compile(r"[^A-Za-z0-9_.*-]")
+_OF_PORTS = {
+    143: "imap",
+    993: "imaps",
+    110: "pop3",
+    995: "pop3s",
+    25: "smtp",
+    587: "submission",
+    465: "submissions",
+    4190: "sieve",
+    24: "lmtp",
+}
+
+
+class PatternError(ValueError):
+    """A pattern that is no list of names. The message has the reason."""
+
+
+def settled_name(text: str) -> str:
+    """Return a name with the characters that mailproxy's names can have."""
+    return re.sub(r"[^A-Za-z0-9_.:\[\]*/-]", "_", text)[:128]
+
+
+def name_of_port(port: int | None) -> str:
+    """Return the name of the service at a port."""
+    return "mail" if port is None else _OF_PORTS.get(port, f"port-{port}")
+
+
+def unused_name(wanted: str, taken: Container[str]) -> str:
+    """Return a name that is not taken: the wanted one, else with a number."""
+    name, number = wanted, 2
+    while name in taken:
+        name = f"{wanted}-{number}"
+        number += 1
+    return name
+
+
+def names_of(method: str, value: str) -> list[str]:
+    """Return the names that a pattern of server names means.
+
+    Args:
+        method: ``str``, ``end``, ``dom`` or ``reg``.
+        value: The pattern.
+
+    Raises:
+        PatternError: It is no list of names.
+    """
+    if method in ("str", "string"):
+        names = [value]
+    elif method == "end" and value.startswith("."):
+        names = [f"*{value}"]
+    elif method in ("end", "dom"):
+        names = [value, f"*.{value}"]
+    elif method == "reg":
+        names = _names_of_regex(value)
+    else:
+        raise PatternError(f"names by {method} are not here: write the names")
+    if any(not name or _NOT_NAMES.search(name) or "*" in name.removeprefix("*.") for name in names):
+        raise PatternError(f"{value} is no server name")
+    return names
+
+
+def _names_of_regex(pattern: str) -> list[str]:
+    """Return the names of a regular expression without repetition: ``^(imap|mail)[.]example[.]com$``."""
+    text = pattern.removeprefix("^").removesuffix("$").replace("[.]", "\\.")
+    text = re.sub(r"^(\.\*|\.\+|\[\^\.\]\+|\[\^\.\]\*|\[a-z0-9-\]\+)\\\.", "*.", text)
+    names = [""]
+    for part in re.findall(r"\([^()]*\)|\\\.|[^()\\]+|.", text):
+        is_group = part.startswith("(") and part.endswith(")")
+        choices = part[1:-1].removeprefix("?:").split("|") if is_group else [part]
+        names = [name + choice.replace("\\.", ".") for name in names for choice in choices]
+        if len(names) > NAMES_MAX:
+            raise PatternError(f"the regular expression {pattern} is not here: write the names")
+    if any(_NOT_NAMES.search(name) or "*" in name.removeprefix("*.") for name in names):
+        raise PatternError(f"the regular expression {pattern} is not here: write the names")
+    return names
