@@ -10,6 +10,7 @@ Modules, in the order in which files become a text:
     draft, context, report: The draft, and what is to report.
     ports, names, times: Protocols by port, names, and the times of nginx and Caddy.
     models: The model's keys, and what this version supports.
+    complete: What mailproxy demands, and other programs do without.
     traps: Values that are traps for mail.
     inherit, trim: Shared values written once; defaults left out.
     writer: The draft as TOML.

@@ -85,6 +85,14 @@ def _is_valid(item: Value, key: Key) -> bool:
     return True
 
 
+def _depends_on_environment(item: Value | Table | list[Table]) -> bool:
+    """Whether a value, or any value of a table, has a variable. Without its value, nothing can be said about it."""
+    tables = [Table({"": item})] if isinstance(item, Value) else [item] if isinstance(item, Table) else item
+    values = [value.value for table in tables for _, value in table.values()]
+    texts = [each for value in values for each in (value if isinstance(value, list) else [value])]
+    return any(has_variable(str(text)) for text in texts)
+
+
 def _faults(text: str) -> list[Fault]:
     try:
         load_stream(BytesIO(text.encode("utf-8", "surrogatepass")))
@@ -109,6 +117,8 @@ def _take_out(fault: Fault, context: Context) -> bool:
         text = text[:cut]
     path = paths[text]
     owner, item = _parent(context.draft, path)
+    if _depends_on_environment(item):
+        return False
     place = _place(item) or _place(owner)
     if isinstance(owner, list):
         owner.pop(int(path[-1]))

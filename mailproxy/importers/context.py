@@ -20,7 +20,7 @@ class Context:
         profiles: The section of shared values that each frontend and backend belongs to, by kind and name.
         read: Every directive that was read, by its place, with its name.
         done: The places of directives whose meaning mailproxy has without a key.
-        is_fragment: Whether the files have no frontend.
+        lost: The places of directives that no part of the importer has translated or reported.
     """
 
     program: str
@@ -29,7 +29,7 @@ class Context:
     profiles: dict[tuple[str, str], str] = field(factory=dict)
     read: dict[Place, str] = field(factory=dict)
     done: set[Place] = field(factory=set)
-    is_fragment: bool = False
+    lost: list[Place] = field(factory=list)
 
     def register(self, place: Place, name: str) -> None:
         """Take note of a directive that was read."""
@@ -38,6 +38,11 @@ class Context:
     def settle(self, place: Place) -> None:
         """Take note that a directive's meaning is that of mailproxy, so that there is nothing to write."""
         self.done.add(place)
+
+    def settle_table(self, table: Table) -> None:
+        """Take note of all directives that a table comes from, because another table has the same meaning."""
+        for place in table.places():
+            self.settle(place)
 
     def name_of(self, place: Place | None) -> str:
         """Return the directive at a place, for messages; empty if there is none."""
@@ -50,5 +55,6 @@ class Context:
 
     def report_unaccounted(self) -> None:
         """Report what has no report yet, so that nothing is lost silently."""
-        for place in self.unaccounted():
+        self.lost = self.unaccounted()
+        for place in self.lost:
             self.report.loss(place, self.read[place], "is not translated")

@@ -6,15 +6,21 @@ and ``trim`` leave out what a person would not write.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypeAlias
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
 
 from attrs import define, field
 
-from mailproxy.importers.place import NO_COMMENTS, Comments, Place, Source
+from mailproxy.importers.place import NO_COMMENTS, Comments, Place, Source, variable
 
 Scalar: TypeAlias = bool | int | float | str | list[str] | list[int] | list[str | int]
 Path: TypeAlias = tuple[str | int, ...]
+
+_SHORT_FORMS = {
+    "certificates": "certificate"
+}  # the key of a row that is a single value; of others it is the address
+_VARIABLE = re.compile(r"\$(?:\$|\{([^}]*)\})")
 
 
 @define
@@ -124,14 +130,25 @@ def plain(table: Table) -> dict[str, object]:
     return mapping
 
 
-def from_plain(mapping: dict[str, object]) -> Table:
-    """Return a draft of the tables of a TOML file."""
+def from_plain(mapping: Mapping[str, Any]) -> Table:
+    """Return a draft of the tables of a TOML file, such as one that an importer wrote."""
     table = Table()
     for key, item in mapping.items():
         if isinstance(item, dict):
             table.keys[key] = from_plain(item)
-        elif isinstance(item, list) and item and all(isinstance(row, dict) for row in item):
-            table.keys[key] = [from_plain(row) for row in item]
+        elif isinstance(item, list) and any(isinstance(row, dict) for row in item):
+            short = _SHORT_FORMS.get(key, "address")
+            rows = (row if isinstance(row, dict) else {short: row} for row in item)
+            table.keys[key] = [from_plain(row) for row in rows]
         else:
-            table.keys[key] = Value(item)  # type: ignore[arg-type]  # what is left in TOML is a single value
+            table.keys[key] = Value(_with_variables(item))
     return table
+
+
+def _with_variables(item: Any) -> Any:
+    """Return a value of a file with its variables of the environment as words have them."""
+    if isinstance(item, list):
+        return [_with_variables(each) for each in item]
+    if not isinstance(item, str):
+        return item
+    return _VARIABLE.sub(lambda match: "$" if match[0] == "$$" else variable(match[1]), item)

@@ -107,22 +107,9 @@ def _report(context: Context, path: Path, item: Value | Table | list[Table], own
     place = place or owner.place or next(iter(owner.places()), None)
     if place is None:
         return
-    words = ".".join(
-        str(step) for step in path if isinstance(step, str) and step not in ("frontends", "backends")
-    )
     value = f' = "{item.value}"' if isinstance(item, Value) and isinstance(item.value, str) else ""
-    key = (
-        path[-1]
-        if len(path) < 3 or path[0] not in ("frontends", "backends")
-        else ".".join(map(str, path[2:]))
-    )
-    del words
-    shown = "".join(f"[{part}]" if part.isdigit() else part for part in str(key).split("."))
-    context.report.loss(
-        place,
-        context.name_of(place),
-        f"this version has no {shown.replace('[0]', '')}{value} yet: it is left out",
-    )
+    fact = f"this version has no {path[-1]}{value} yet: it is left out"
+    context.report.loss(place, context.name_of(place), fact)
 
 
 def _leave_out_unused_tls(draft: Table) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Container
 
+from mailproxy.importers.place import VARIABLE_END, VARIABLE_START, show
+
 NAMES_MAX = 256  # names that one pattern means
 
 _NOT_NAMES = re.compile(r"[^A-Za-z0-9_.*-]")
+_VARIABLE = re.compile(f"{VARIABLE_START}[^{VARIABLE_END}]*{VARIABLE_END}")
 _OF_PORTS = {
     143: "imap",
     993: "imaps",
@@ -64,9 +67,15 @@ def names_of(method: str, value: str) -> list[str]:
         names = _names_of_regex(value)
     else:
         raise PatternError(f"names by {method} are not here: write the names")
-    if any(not name or _NOT_NAMES.search(name) or "*" in name.removeprefix("*.") for name in names):
-        raise PatternError(f"{value} is no server name")
+    if not all(map(_is_name, names)):
+        raise PatternError(f"{show(value)} is no server name")
     return names
+
+
+def _is_name(name: str) -> bool:
+    """Whether a text is a server name; variables of the environment may be any part of one."""
+    rest = _VARIABLE.sub("x", name)
+    return bool(rest) and not _NOT_NAMES.search(rest) and "*" not in rest.removeprefix("*.")
 
 
 def _names_of_regex(pattern: str) -> list[str]:

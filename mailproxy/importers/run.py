@@ -9,6 +9,7 @@ from attrs import frozen
 
 from mailproxy.importers.accept import take_out_refused
 from mailproxy.importers.caddy.convert import convert as convert_caddy
+from mailproxy.importers.complete import complete
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Path as DraftPath
 from mailproxy.importers.draft import Value
@@ -93,11 +94,12 @@ def import_texts(program: str, texts: Sequence[tuple[str, str]], *, mend: bool =
     PROGRAMS[program].convert(texts, context)
     context.report_unaccounted()
     leave_out_unsupported(context)
+    complete(context)
     find_traps(context, mend=mend)
     share(context)
     trim(context.draft)
     text = take_out_refused(context)
-    if context.is_fragment and texts:
+    if not context.draft.table("frontends").keys and texts:
         _report_fragment(context, texts[0][0])
     return Result(text, context.report.entries(), texts, list(context.draft.values()), context)
 

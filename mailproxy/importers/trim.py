@@ -93,8 +93,8 @@ def is_default(value: object, key: Key, protocol: str | None) -> bool:
     """
     if key.is_list:
         return value == [] and key.default == ()
-    if key.value_type is None or key.required:
-        return False
+    if key.value_type is None or key.required or (key.name == "protocol" and key.default_text):
+        return False  # without its protocol, a backend has that of its frontends
     try:
         structured = key.value_type.structure(value)
     except ValueError:

@@ -53,7 +53,6 @@ def convert(texts: Iterable[tuple[str, str]], context: Context) -> None:
     for option in certificates.options.values():
         context.settle(option.place)
     write_certificates(certificates, context)
-    context.is_fragment = not context.draft.table("frontends").keys
 
 
 def _is_json(name: str, text: str) -> bool:
@@ -112,6 +111,7 @@ class _Translator:
         self._context = context
         self._certificates = certificates
         self._chained = chained
+        self._known: dict[str, str] = {}  # names of backends by their content
 
     def server(self, server: Server) -> None:
         """Translate a layer4 server."""
@@ -164,11 +164,13 @@ class _Translator:
             )
             return None
         backends = self._context.draft.table("backends")
-        for name, other in backends.keys.items():
-            if isinstance(other, Table) and plain(other) == plain(table):
-                return name
+        content = repr(plain(table))
+        if content in self._known:
+            self._context.settle_table(table)
+            return self._known[content]
         name = unused_name(wanted, backends.keys)
         backends.keys[name] = table
+        self._known[content] = name
         return name
 
     def _binds(
@@ -251,6 +253,8 @@ class _Translator:
                     return  # no session is left for later routes
                 if target.proxy is not None:
                     continue
+            if not target.conditions and backend is None:
+                return  # all other sessions are rejected, since the frontend has no backend
             row = Table(place=target.place, comments=target.comments)
             for key, values in target.conditions.items():
                 row.set(key, list(values), Origin(target.place))

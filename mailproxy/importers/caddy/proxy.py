@@ -79,8 +79,11 @@ class ProxyHandler:
                 row.set("address", address, Origin(upstream.place))
                 tls.append(self._upstream_options(row, upstream))
                 rows.append(row)
-        if rows and all(each is not None and each == tls[0] for each in tls):
-            table.keys["tls"] = tls[0]  # type: ignore[assignment]  # it is not None
+        if tls[:1] != [None] and rows and all(each == tls[0] for each in tls):
+            for each in tls:
+                if each is not None:
+                    table.keys.setdefault("tls", each)
+                    self._context.settle_table(each)
         else:
             for row, each in zip(rows, tls, strict=True):
                 if each is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from mailproxy.importers.caddy.model import Certificates, Handler, Option
+from mailproxy.importers.complete import CERTIFICATES
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table
 from mailproxy.importers.models import HAS_TLS13_SUITES, has_acme
 from mailproxy.importers.place import Origin
 
 ACME_NAME = "caddy"
-FOLDER = "/etc/mailproxy/certs/"  # for certificates that this version cannot obtain
 _VERSIONS = {"tls1.2": "1.2", "tls1.3": "1.3"}
 _CLIENT_AUTH = {
     "request": "optional",
@@ -56,13 +56,13 @@ def terminated_tls(handler: Handler, names: list[str], certificates: Certificate
         )
         return tls
     row = Table(place=handler.place)
-    row.set("certificate", FOLDER, Origin(handler.place))
+    row.set("certificate", CERTIFICATES, Origin(handler.place))
     tls.rows("certificates").append(row)
     why = (
         "this version obtains no certificates" if not has_acme() else "no route says which names they are for"
     )
     context.report.loss(
-        handler.place, "tls", f"Caddy obtains the certificates, and {why}: put them into {FOLDER}"
+        handler.place, "tls", f"Caddy obtains the certificates, and {why}: put them into {CERTIFICATES}"
     )
     return tls
 

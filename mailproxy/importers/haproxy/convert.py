@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from mailproxy.importers.context import Context
-from mailproxy.importers.draft import Table, Value
+from mailproxy.importers.draft import Table
 from mailproxy.importers.haproxy.backends import translate_backend
 from mailproxy.importers.haproxy.directives import read_directive
 from mailproxy.importers.haproxy.frontends import translate_frontend
@@ -53,7 +52,6 @@ def convert(texts: Iterable[tuple[str, str]], context: Context) -> None:
     _translate(proxies, context, settings)
     translate_log(proxies, settings, context)
     fold_admin_socket(context.draft)
-    context.is_fragment = not context.draft.table("frontends").keys
 
 
 def _read_global(section: Section, context: Context, settings: Settings) -> None:
@@ -81,7 +79,7 @@ def _read_resolvers(section: Section, context: Context, settings: Settings) -> N
 
 def _report_other_sections(sections: Sequence[Section], context: Context) -> None:
     for section in sections:
-        if section.kind in ("global", "defaults", "resolvers", *PROXIES):
+        if section.kind in ("global", "defaults", "resolvers", "template", *PROXIES):
             continue
         for line in section.lines:
             context.settle(line.place)
@@ -253,7 +251,6 @@ def _translate(proxies: Sequence[Proxy], context: Context, settings: Settings) -
                 context.settle(unused.place)
     _protocols(frontends, backends, ports, servers)
     _offsets(frontends, ports, servers, context)
-    _families(frontends)
 
 
 def _users(frontends: Table) -> Mapping[str, list[str]]:
@@ -322,22 +319,3 @@ def _offsets(
                     "address": server.row.keys.pop("address"),
                     **server.row.keys,
                 }
-
-
-def _families(frontends: Table) -> None:
-    """Let binds to every IPv6 address take IPv6 only, where another bind takes IPv4 at the same port."""
-    rows = [
-        row
-        for frontend in frontends.keys.values()
-        if isinstance(frontend, Table)
-        for row in frontend.rows("bind")
-    ]
-    v4 = {
-        match[1]
-        for row in rows
-        if (match := re.fullmatch(r"(?:\*|[0-9.]+):([0-9]+)", str(row.get("address"))))
-    }
-    for row in rows:
-        match = re.fullmatch(r"\[::\]:([0-9]+)", str(row.get("address")))
-        if match is not None and match[1] in v4:
-            row.keys["v6only"] = Value(True, row.place)

@@ -31,9 +31,12 @@ def translate_log(proxies: Sequence[Proxy], settings: Settings, context: Context
                 uses_global = True
             elif all(line.arguments != other.arguments for other in lines):
                 lines.append(line)
-    if not lines:
-        return
     formats = [proxy.option(name) for proxy in proxies for name in ("tcplog", "httplog", "httpslog")]
+    if not lines:
+        option = next(filter(None, formats), None)
+        if option is not None:
+            context.draft.table("log").set("format", "tcplog", Origin(option.place))
+        return
     is_tcplog = any(formats)
     if settings.log and not uses_global and len(lines) == len(settings.log) and proxies:
         context.report.note(

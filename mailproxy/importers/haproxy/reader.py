@@ -12,7 +12,7 @@ from attrs import define, field
 from mailproxy.importers.context import Context
 from mailproxy.importers.haproxy.conditions import Conditions
 from mailproxy.importers.haproxy.lexer import Line, logical_lines, split_line
-from mailproxy.importers.place import Comments, Place, has_variable
+from mailproxy.importers.place import Comments, Place, Word, has_variable
 
 PROXIES = ("frontend", "backend", "listen")
 SECTIONS = (
@@ -23,6 +23,8 @@ SECTIONS = (
 _TEMPLATE = re.compile(
     r"\{\{.*\}\}|\{%.*%\}|<%.*%>|\{#.*#\}|\$\{[a-z_]+[.(|][^}]*\}|@@\w+@@|%%\w+%%|__[A-Z][A-Z_]+__"
 )
+_TEMPLATE_KIND = "template"  # a section whose name is made by a template; it is left out
+_IS_TEMPLATE = "this is a template: the line is left out; import what is made of it"
 _ASSIGNMENTS = ("setenv", "presetenv")
 
 
@@ -78,15 +80,14 @@ class Reader:
         conditions.check_closed()
 
     def _read_line(self, raw: str, file: str, number: int, conditions: Conditions) -> None:
-        if _TEMPLATE.search(raw):
-            self._context.report.loss(
-                Place(file, number, 1),
-                "",
-                "this is a template: the line is left out; import what is made of it",
-            )
-            if not raw.split()[:1] or raw.split(maxsplit=1)[0] not in SECTIONS:
-                self._above = []
-                return
+        if _TEMPLATE.search(raw) and not raw.lstrip().startswith("#"):
+            place = Place(file, number, 1)
+            self._context.report.loss(place, "", _IS_TEMPLATE)
+            keyword = next(iter(raw.split()), "")
+            if keyword in SECTIONS:
+                self.sections.append(Section(_TEMPLATE_KIND, "", Line([Word(keyword, place)])))
+            self._above = []
+            return
         words, comment = split_line(raw, file, number, self._environment)
         if not words:
             self._comment(raw, comment)
@@ -124,6 +125,9 @@ class Reader:
             )
             return
         section = self.sections[-1]
+        if section.kind == _TEMPLATE_KIND:
+            self._context.report.loss(line.place, "", _IS_TEMPLATE)
+            return
         if section.kind == "global" and keyword in _ASSIGNMENTS and len(line.words) > 2:
             self._assign(line)
         elif section.kind == "global" and keyword in ("unsetenv", "resetenv"):

@@ -192,6 +192,8 @@ def _add_route(rules: Rules, line: Line, condition: Condition, backend: str | No
             line.place, rules.context.name_of(line.place), "never holds after the rules before it: left out"
         )
         return
+    if any(str(name).startswith("*.") for name in both.values.get("sni", ())):
+        rules.loss(line, "matches names with any number of labels in HAProxy, and *. is exactly one here")
     row = Table(place=line.place, comments=line.take_comments())
     for key, values in both.values.items():
         row.set(key, list(values), Origin(line.place))

@@ -34,6 +34,7 @@ class Backends:
     context: Context
     upstreams: Mapping[str, Directive]
     used: set[str] = field(factory=set)
+    _known: dict[str, dict[str, str]] = field(factory=dict)  # names by the wanted name and the content
 
     def get(self, target: str, scope: Scope, wanted: str, directive: Directive) -> str | None:
         """Return the name of the backend of a proxy_pass target; None if mailproxy has none like it.
@@ -51,7 +52,6 @@ class Backends:
             )
             return None
         table = Table(place=directive.place) if upstream is None else new_table(upstream)
-        comments = table.comments
         if upstream is not None:
             self.used.add(target)
             self._upstream(table, upstream)
@@ -65,16 +65,13 @@ class Backends:
         self._proxy(table, scope, target)
         known = self.context.draft.table("backends")
         base = settled_name(target if upstream is not None else wanted)
-        for name, other in known.keys.items():
-            if (
-                re.fullmatch(rf"{re.escape(base)}(-[0-9]+)?", name)
-                and isinstance(other, Table)
-                and plain(other) == plain(table)
-            ):
-                other.comments = other.comments if other.comments.above else comments
-                return name
+        same, content = self._known.setdefault(base, {}), repr(plain(table))
+        if content in same:
+            self.context.settle_table(table)
+            return same[content]
         name = unused_name(base, known.keys)
         known.keys[name] = table
+        same[content] = name
         return name
 
     def report_unused(self) -> None:

@@ -40,8 +40,6 @@ def convert(texts: Iterable[tuple[str, str]], context: Context) -> None:
     if main.comments.above:
         context.draft.comments = main.take_comments()
     _process(main, context)
-    for http in main.children("http"):
-        context.report.note(http.place, "http", "HTTP is left out, since mailproxy carries mail only")
     streams, mails = main.children("stream"), main.children("mail")
     for block in (*streams, *mails):
         context.settle(block.place)
@@ -53,7 +51,7 @@ def convert(texts: Iterable[tuple[str, str]], context: Context) -> None:
             account(server, MAIL_DIRECTIVES, context, "the mail module")
             context.settle(server.place)
             translate_mail(server, [mail, main], context)
-    context.is_fragment = not context.draft.table("frontends").keys
+        _report_unused_tls([mail], context)
 
 
 def _main(top: Sequence[Directive]) -> Directive:
@@ -105,6 +103,7 @@ def _streams(streams: Sequence[Directive], main: Directive, context: Context) ->
             context.settle(server.place)
             translator.translate(server, [stream, main])
     backends.report_unused()
+    _report_unused_tls(streams, context)
     _report_unused_maps(maps.values(), context)
     _access_logs(streams, context)
     _settle_protocols(context.draft)
@@ -119,6 +118,18 @@ def _account_upstream(upstream: Directive, context: Context) -> None:
             context.report.loss(
                 each.place, each.name, "is no directive of an upstream that is known here: left out"
             )
+
+
+def _report_unused_tls(blocks: Sequence[Directive], context: Context) -> None:
+    """Report directives of TLS around server blocks of which none has TLS."""
+    for block in blocks:
+        for each in block.block or ():
+            if (
+                each.name.startswith(("ssl_", "proxy_ssl"))
+                and each.place not in context.done
+                and each.name != "ssl_preread"
+            ):
+                context.report.note(each.place, each.name, "no server block uses it: left out")
 
 
 def _report_unused_maps(maps: Iterable[Directive], context: Context) -> None:

@@ -54,6 +54,16 @@ def translate_mail(block: Directive, around: Sequence[Directive], context: Conte
     _starttls(scope, name)
     _dialogue(scope, name, protocol)
     _servers(scope)
+    for name in (
+        "server_name",
+        "resolver",
+        "ssl",
+        "smtp_capabilities",
+        "imap_capabilities",
+        "pop3_capabilities",
+        "smtp_greeting_delay",
+    ):
+        scope.all(name)
 
 
 def _starttls(scope: Scope, name: str) -> None:
@@ -71,7 +81,8 @@ def _starttls(scope: Scope, name: str) -> None:
     for row in frontend.rows("bind"):
         if "mode" not in row:
             row.set("mode", "starttls", switch)
-            row.set("starttls_required", switch.arguments[0] == "only", Origin(switch.place))
+            if key_of(model.Bind, "starttls_required") is not None:
+                row.set("starttls_required", switch.arguments[0] == "only", Origin(switch.place))
     if "tls" not in frontend:
         frontend.keys["tls"] = client_tls(scope)
     if key_of(model.FrontendTimeouts, "negotiation") is not None and supports(model.Bind, "mode", "starttls"):

@@ -47,12 +47,27 @@ def read_map(block: Directive, context: Context) -> list[Choice]:
             context.settle(each.place)
             continue
         target = each.arguments[0] if each.arguments else ""
+        if has_hostnames and each.name.startswith((".", "*.")):
+            context.report.loss(
+                each.place,
+                block.name,
+                "names with any number of labels match in nginx, and *. is exactly one here",
+            )
         try:
             choices.append(_choice(each, source, target, has_hostnames=has_hostnames))
             context.settle(each.place)
         except PatternError as error:
             context.report.loss(each.place, f"{block.name} {each.name}", f"{error}: left out")
-    return choices
+    return sorted(choices, key=_precedence)
+
+
+def _precedence(choice: Choice) -> int:
+    """Return nginx's order: names, names with a wildcard, regular expressions, the default."""
+    if not choice.key:
+        return 3
+    if choice.directive.name.startswith("~"):
+        return 2
+    return 1 if choice.directive.name.startswith((".", "*.")) else 0
 
 
 def _choice(directive: Directive, source: str, target: str, *, has_hostnames: bool) -> Choice:

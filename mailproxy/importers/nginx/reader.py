@@ -37,6 +37,9 @@ class Directive:
     words: list[Word]
     block: list[Directive] | None = None
     comments: Comments = field(default=NO_COMMENTS)
+    _by_name: dict[str, list[tuple[int, Directive]]] | None = field(
+        default=None, init=False, eq=False, repr=False
+    )
 
     @property
     def name(self) -> str:
@@ -60,7 +63,12 @@ class Directive:
 
     def children(self, *names: str) -> list[Directive]:
         """Return the directives with one of these names in its block."""
-        return [each for each in self.block or () if each.name in names]
+        if self._by_name is None:
+            self._by_name = {}
+            for number, each in enumerate(self.block or ()):
+                self._by_name.setdefault(each.name, []).append((number, each))
+        found = [each for name in names for each in self._by_name.get(name, ())]
+        return [each for _, each in (sorted(found, key=lambda one: one[0]) if len(names) > 1 else found)]
 
 
 @define

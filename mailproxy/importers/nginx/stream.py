@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 
-from attrs import define
+from attrs import define, field
 
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table, new_table
@@ -31,12 +31,14 @@ class Streams:
     Attributes:
         maps: Map and geo blocks by their variable.
         zones: The keys of limit_conn zones by name.
+        frontends: The frontends so far, by the addresses of their binds.
     """
 
     context: Context
     backends: Backends
     maps: Mapping[str, Directive]
     zones: Mapping[str, str]
+    frontends: dict[str, Table] = field(factory=dict)
 
     def translate(self, block: Directive, around: Sequence[Directive]) -> None:
         """Translate a server block."""
@@ -46,6 +48,10 @@ class Streams:
         if target is None:
             self._without_target(scope, listens)
             return
+        other = self._same_listen(listens, scope)
+        if other is not None:
+            self._routes(other, scope, target, name_of_port(listens[0].port), is_new=False)
+            return
         if not listens:
             self.context.report.loss(
                 block.place, "server", "has no address to listen on that mailproxy can have: left out"
@@ -54,14 +60,12 @@ class Streams:
             return
         frontends = self.context.draft.table("frontends")
         ports = [listen.port for listen in listens]
-        frontend = self._same_listen(listens, scope) or new_table(block)
-        is_new = frontend not in frontends.keys.values()
         name = unused_name(name_of_port(ports[0]), frontends.keys)
-        if is_new:
-            frontends.keys[name] = frontend
-            write_binds(frontend, listens, scope)
-            self._settings(frontend, scope, target, ports, name)
-        self._routes(frontend, scope, target, name, is_new=is_new)
+        frontends.keys[name] = frontend = new_table(block)
+        self.frontends.update((listen.address, frontend) for listen in listens)
+        write_binds(frontend, listens, scope)
+        self._settings(frontend, scope, target, ports, name)
+        self._routes(frontend, scope, target, name, is_new=True)
 
     def _without_target(self, scope: Scope, listens: Sequence[Listen]) -> None:
         block = scope.block
@@ -75,25 +79,21 @@ class Streams:
         for each in block.block or ():
             self.context.settle(each.place)
 
-    def _same_listen(self, listens: Sequence[Listen], scope: Scope) -> Table | None:
-        """Return the frontend of a server block with the same addresses, which server_name tells apart from this one."""
-        addresses = {listen.address for listen in listens}
-        for other in self.context.draft.table("frontends").keys.values():
-            if not isinstance(other, Table) or not addresses & {
-                str(row.get("address")) for row in other.rows("bind")
-            }:
-                continue
-            if scope.last("server_name") is None:
-                self.context.report.loss(
-                    listens[0].directive.place,
-                    "listen",
-                    "another server block has this address, which nginx refuses as a duplicate: left out",
-                )
-                taken = {str(row.get("address")) for row in other.rows("bind")}
-                for listen in [each for each in listens if each.address in taken]:
-                    listens.remove(listen)  # type: ignore[attr-defined]  # it is a list
-                return None if listens else Table()
-            return other
+    def _same_listen(self, listens: list[Listen], scope: Scope) -> Table | None:
+        """Return the frontend of a server block with the same addresses, which server_name tells apart from this one.
+
+        Without server_name, addresses that are taken are left out.
+        """
+        taken = [listen for listen in listens if listen.address in self.frontends]
+        if taken and scope.last("server_name") is not None:
+            return self.frontends[taken[0].address]
+        for listen in taken:
+            self.context.report.loss(
+                listen.directive.place,
+                "listen",
+                "another server block has this address, which nginx refuses as a duplicate: left out",
+            )
+            listens.remove(listen)
         return None
 
     def _settings(
@@ -191,15 +191,13 @@ def read_listens(scope: Scope) -> list[Listen]:
 
 def write_binds(frontend: Table, listens: Sequence[Listen], scope: Scope) -> None:
     """Write the binds of a frontend, with their TLS and PROXY headers."""
+    scope.all("ssl_preread")
     if any(listen.is_tls for listen in listens):
         frontend.keys["tls"] = client_tls(scope)
     else:
-        for name in [
-            each.name for block in scope.blocks for each in block.block or () if each.name.startswith("ssl_")
-        ]:
-            if name != "ssl_preread":
-                scope.all(name)
-    scope.all("ssl_preread")
+        for each in scope.block.block or ():
+            if each.name.startswith("ssl_") and each.place not in scope.context.done:
+                scope.context.report.note(each.place, each.name, "no address of this block has TLS: left out")
     trusted = [each for each in scope.all("set_real_ip_from") if each.arguments]
     for listen in listens:
         if listen.is_tls:
