@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from attrs import define
 
+from mailproxy.config import model
 from mailproxy.importers.context import Context
 from mailproxy.importers.directive import Directive, Group, index, loss, note
 from mailproxy.importers.draft import Table
@@ -14,6 +15,7 @@ from mailproxy.importers.haproxy.lexer import Line
 from mailproxy.importers.haproxy.settings import Settings
 from mailproxy.importers.haproxy.tls import set_curves, set_suites
 from mailproxy.importers.haproxy.values import duration, number
+from mailproxy.importers.models import key_of
 from mailproxy.importers.place import Origin, Word
 
 _HIDDEN_STATE = "/var/lib/mailproxy/state"
@@ -92,7 +94,12 @@ def _drain(section: Global, line: Line) -> None:
 
 
 def _pid_file(section: Global, line: Line) -> None:
-    section.process.set("pid_file", line.arguments[0], line)
+    if key_of(model.Process, "pid_file") is not None:
+        section.process.set("pid_file", line.arguments[0], line)
+    else:
+        section.context.report.note(
+            line.place, "pidfile", "not needed: the service manager knows the process"
+        )
 
 
 def _state_file(section: Global, line: Line) -> None:
