@@ -86,7 +86,7 @@ def _is_valid(item: Value, key: Key) -> bool:
 
 
 def _depends_on_environment(item: Value | Table | list[Table]) -> bool:
-    """Whether a value, or any value of a table, has a variable. Without its value, nothing can be said about it."""
+    """Whether a value, or any value of a table, has a variable. Without its value, nothing is known about it."""
     tables = [Table({"": item})] if isinstance(item, Value) else [item] if isinstance(item, Table) else item
     values = [value.value for table in tables for _, value in table.values()]
     texts = [each for value in values for each in (value if isinstance(value, list) else [value])]

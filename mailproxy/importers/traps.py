@@ -105,7 +105,7 @@ def _without_check(context: Context, owner: Table, check: Value, table: Table, *
         context.report.note(place, "check", "there is none: mended, the servers are checked")
     else:
         context.report.advise(
-            place, "check", "there is none, so nobody learns that a server is down: remove check = false"
+            place, "check", "there is none, so a server that is down stays unnoticed: remove check = false"
         )
 
 

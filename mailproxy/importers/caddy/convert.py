@@ -237,7 +237,7 @@ class _Translator:
             self._context.report.advise(
                 header.place,
                 "proxy_protocol",
-                "without allow, Caddy reads a header from everybody and drops its address; here every client must send one, and it counts: "
+                "without allow, Caddy reads a header from every address and drops its address; here every client must send one, and it counts: "
                 "name the networks of your proxies in accept_proxy, and give proxy_optional = true for other clients",
             )
         for name, option in options.items():

@@ -196,7 +196,7 @@ def _accept_proxy(bind: BindLine, word: Word, _: Sequence[Word]) -> None:
         bind.context.report.advise(
             word.place,
             "bind accept-proxy",
-            "takes a header from everybody, so any client can claim any address: name the networks of your proxies in accept_proxy",
+            "takes a header from every address, so any client can claim any address: name the networks of your proxies in accept_proxy",
         )
 
 

@@ -123,7 +123,7 @@ def _wait_for_hello(rows: Sequence[Table], binds: Sequence[BindLine], rules: Rul
         rules.context.report.advise(
             line.place,
             name,
-            f"port {clear} speaks clear text first, so no ClientHello ever comes and nobody gets through: give it no routes by name",
+            f"port {clear} speaks clear text first, so no ClientHello ever comes and no client gets through: give it no routes by name",
         )
     elif plain and not waits:
         rules.context.report.note(

@@ -121,7 +121,7 @@ class Reader:
         self._context.register(line.place, _name(line))
         if not self.sections:
             self._context.report.loss(
-                line.place, keyword, "stands before every section, which HAProxy refuses: it is left out"
+                line.place, keyword, "is before every section, which HAProxy refuses: it is left out"
             )
             return
         section = self.sections[-1]

@@ -174,7 +174,7 @@ class Streams:
                 self.context.report.advise(
                     target.place,
                     "proxy_pass",
-                    f"port {match[1]} speaks clear text first, so no ClientHello ever comes and nobody gets through: give it no routes by name",
+                    f"port {match[1]} speaks clear text first, so no ClientHello ever comes and no client gets through: give it no routes by name",
                 )
 
 
@@ -222,7 +222,7 @@ def _accept_header(listen: Listen, trusted: Sequence[Directive], context: Contex
     context.report.advise(
         listen.directive.place,
         "listen proxy_protocol",
-        "takes a header from everybody, so any client can claim any address: name the networks of your proxies in accept_proxy",
+        "takes a header from every address, so any client can claim any address: name the networks of your proxies in accept_proxy",
     )
 
 
@@ -278,9 +278,9 @@ def _add_routes(
         else:
             _deny(routes, networks, directive)
     if not is_closed and allowed:
-        allowed = []  # everybody else is allowed, too
+        allowed = []  # all other clients are allowed, too
     if is_closed and not allowed:
-        context.report.loss(access[-1][2].place, "deny", "everybody is denied: no session has a backend")
+        context.report.loss(access[-1][2].place, "deny", "every client is denied: no session has a backend")
         return
     for conditions, backend, directive in chosen:
         if not conditions and not is_closed and "backend" not in frontend:
