@@ -233,7 +233,7 @@ LOG = Group[Handler]("Log", (
     Directive(("log",), "there is one log for all sections", _many, shown="`log global`"),
     Directive(("option tcplog",), '`format = "tcplog"`; `json` and `text` have more', _settled_option),
     Directive(("option httplog", "option httpslog"), '`format = "tcplog"`, as in a TCP section of HAProxy', _settled_option),
-    Directive(("option dontlognull",), "the default; without it `log_null = true` is written", _settled_option),
+    Directive(("option dontlognull",), "`log_null = false`, the default; failed sessions are logged all the same. Without it `log_null = true` is written", _settled_option),
     Directive(("option logasap",), "`log_start = true`: a line at the start, and one more at the end", _option),
     loss("log-format", "log-format-sd", "error-log-format", "unique-id-format", "log-steps", meaning="not here: `json` has all fields, the session's `id` among them"),
     loss("option dontlog-normal", "option log-separate-errors", meaning="not here: `level`"),
