@@ -18,6 +18,7 @@ from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.drain import DrainCommands
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.process import max_sessions
+from mailproxy.proxy.reload.result import Reload, ReloadHistory
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.stats import Traffic
 from mailproxy.workers.admin_messages import (
@@ -80,6 +81,28 @@ class ControlTarget:
         """The certificates in use."""
         return self._control.certificates
 
+    @property
+    def reloads(self) -> ReloadHistory:
+        """The reloads of the configuration so far."""
+        return self._control.reloads.history
+
+    @property
+    def generations(self) -> Mapping[str, int]:
+        """The number of the configuration that the control process and each worker use."""
+        workers = sorted(self._control.registry.workers, key=lambda worker: worker.slot)
+        return {
+            "control": self._control.generation,
+            **{f"worker {worker.slot + 1}": worker.generation for worker in workers},
+        }
+
+    async def reload(self) -> Reload:
+        """Read the configuration file again and use it in all processes.
+
+        Raises:
+            ConfigError: With every fault. Nothing has changed then.
+        """
+        return await self._control.reloads.reload_file("admin socket")
+
     async def refresh(self) -> None:
         """Have all workers send their counters. Waits for them, 0.5 s at most."""
         registry = self._control.registry
@@ -106,7 +129,7 @@ class ControlTarget:
 
     def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""
-        return self._control.registry.counts(*self._key(backend, server))
+        return self._control.registry.counts(backend.name, server)
 
     async def set_frontend_state(self, name: str, state: FrontendState) -> None:
         """Pause, resume or shut down a frontend in all workers."""
@@ -147,18 +170,14 @@ class ControlTarget:
     async def set_table(self, backend: Backend, key: int, server: BackendServer) -> None:
         """Store an entry in a stick table of all processes."""
         await trio.lowlevel.checkpoint()
-        _, index = self._key(backend, server)
         assert isinstance(backend, ControlBackend)  # noqa: S101 - the control process has no others
-        self._control.share_stick_entry(backend, key, index)
+        _, number = backend.key(server)
+        self._control.share_stick_entry(backend, key, number)
 
     async def _send_wishes(self) -> None:
         registry, message = self._control.registry, self._control.frontends.message()
         acks = registry.broadcast_acked(message, replaces="frontends")
         await registry.wait_for_acks(acks, _CHANGE_TIMEOUT_S)
-
-    def _key(self, backend: Backend, server: BackendServer) -> tuple[str, int]:
-        assert isinstance(backend, ControlBackend)  # noqa: S101 - the control process has no others
-        return backend.key(server)
 
 
 @frozen(eq=False)

@@ -14,6 +14,7 @@ import trio
 from attrs import define, field
 
 from mailproxy.admin.target import Target
+from mailproxy.config import Config
 from mailproxy.pool import Counts
 from mailproxy.proxy.stats import Times, Traffic
 
@@ -115,9 +116,11 @@ class History:
     _looked_at: float = field(init=False)
     _cleared: dict[tuple[Key, type], Counters] = field(factory=dict, init=False)
     _highest_cleared: bool = field(default=False, init=False)
+    _config: Config = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.started_at = self._looked_at = self.clock()
+        self._config = self.target.config
 
     async def run(self) -> None:
         """Look at the figures once a second, until cancelled."""
@@ -133,12 +136,25 @@ class History:
 
     def look(self) -> None:
         """Take the figures of this moment."""
+        self._follow_config()
         now = self.clock()
         seconds, self._looked_at = now - self._looked_at, now
         for key, started, sessions, waiting in self._figures():
             self.trend(key).look(started, sessions, waiting, now, seconds)
         for backend in self.target.backends.values():
             self.trend(backend_key(backend.name)).look_at_state(backend.pool.has_usable_server, now)
+
+    def _follow_config(self) -> None:
+        """Forget what a reload has removed. It counts from 0 if it comes back."""
+        config = self.target.config
+        if config is self._config:
+            return
+        self._config = config
+        present = {PROCESS, *map(frontend_key, config.frontends), *map(backend_key, config.backends)}
+        for name, backend in config.backends.items():
+            present.update(server_key(name, server.name) for server in backend.servers)
+        self._trends = {key: trend for key, trend in self._trends.items() if key in present}
+        self._cleared = {key: counters for key, counters in self._cleared.items() if key[0] in present}
 
     def _figures(self) -> Iterator[tuple[Key, int, int, int]]:
         """Yield sessions so far, sessions now and waiting sessions of each object."""
@@ -192,6 +208,7 @@ class History:
 
     def since_cleared(self, key: Key, counters: _C) -> _C:
         """Return counters without what they were when they were cleared. The highest value is the trend's then."""
+        self._follow_config()
         before = self._cleared.get((key, type(counters)))
         changes: dict[str, Any] = {}
         if before is not None:

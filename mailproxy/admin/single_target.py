@@ -14,6 +14,8 @@ from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.drain import DrainCommands
 from mailproxy.proxy.frontend import FrontendState
+from mailproxy.proxy.reload.result import Reload, ReloadHistory
+from mailproxy.proxy.reload.single import reload_file
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.single_process import SingleProcess
 from mailproxy.proxy.stats import LiveBytes, Traffic
@@ -25,6 +27,7 @@ class SingleTarget:
     workers = 1
 
     def __init__(self, process: SingleProcess) -> None:
+        self._process = process
         self._service = process.service
         self._monitor = process.monitor
         self._live = LiveBytes()
@@ -63,6 +66,24 @@ class SingleTarget:
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
         return self._monitor.certificates
+
+    @property
+    def reloads(self) -> ReloadHistory:
+        """The reloads of the configuration so far."""
+        return self._process.reloads
+
+    @property
+    def generations(self) -> Mapping[str, int]:
+        """The number of the configuration in use."""
+        return {"process": self.reloads.made + 1}
+
+    async def reload(self) -> Reload:
+        """Read the configuration file again and use it.
+
+        Raises:
+            ConfigError: With every fault. Nothing has changed then.
+        """
+        return await reload_file(self._process, "admin socket")
 
     async def refresh(self) -> None:
         """Read how many bytes live sessions have moved. All else is always up to date."""

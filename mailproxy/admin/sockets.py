@@ -15,7 +15,7 @@ from mailproxy.config import AdminSocket, Config
 from mailproxy.errors import Fault
 from mailproxy.files import FileId, bind_unix, remove
 from mailproxy.net.accounts import group_id, user_id
-from mailproxy.net.listener import remove_stale
+from mailproxy.net.listening_socket import remove_stale
 
 _BACKLOG = 128
 

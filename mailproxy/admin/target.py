@@ -14,6 +14,7 @@ from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.drain import DrainCommands
 from mailproxy.proxy.frontend import FrontendState
+from mailproxy.proxy.reload.result import Reload, ReloadHistory
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.stats import Traffic
 
@@ -69,6 +70,21 @@ class Target(Protocol):
     @property
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
+
+    @property
+    def reloads(self) -> ReloadHistory:
+        """The reloads of the configuration so far."""
+
+    @property
+    def generations(self) -> Mapping[str, int]:
+        """The number of the configuration that each serving process uses, by the name of the process."""
+
+    async def reload(self) -> Reload:
+        """Read the configuration file again and use it.
+
+        Raises:
+            ConfigError: With every fault. Nothing has changed then.
+        """
 
     async def refresh(self) -> None:
         """Have the figures below up to date. Waits for workers, a fraction of a second at most."""

@@ -1,11 +1,10 @@
 """The program: start-up, advice, the process in the foreground and the embedded proxy.
 
 Modules, in reading order:
-    startup: loads TLS files, checks the machine (host_checks), opens sockets and log targets.
+    startup: loads TLS files, checks the machine, opens sockets and log targets.
     run: the process in the foreground. privileges: how it gives up root.
     api: the embedded proxy.
     advice, port_advice: settings that are probably not what the operator wants.
-    access: whether the user that sessions run as can read a file.
     live_check, live_hints: one check of every server, for ``mailproxy check --live``.
 """
 

@@ -8,10 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mailproxy.address import ServerAddress, TcpAddress, UnixAddress
-from mailproxy.app.access import unreadable_part
-from mailproxy.app.host_checks import is_own_address
 from mailproxy.app.port_advice import advise_on_ports
-from mailproxy.app.privileges import MISSING_CAPABILITY, configured_owner
+from mailproxy.app.privileges import configured_owner
 from mailproxy.certificates.expiry import expiry_warnings
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Backend, Bind, Config, Frontend, Process, ProxySource
@@ -24,6 +22,8 @@ from mailproxy.net.accounts import group_id
 from mailproxy.net.dial import can_use_foreign_addresses, is_local
 from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
 from mailproxy.net.tls.certificate import Certificate
+from mailproxy.proxy.access import unreadable_part
+from mailproxy.proxy.host_checks import MISSING_CAPABILITY, is_own_address
 from mailproxy.proxy.process import descriptor_shortage, worker_count
 
 # Protocols whose servers allow passwords only if they know that the client used TLS.

@@ -11,7 +11,6 @@ from attrs import field, frozen
 from mailproxy.admin.service import administer
 from mailproxy.admin.single_target import SingleTarget
 from mailproxy.admin.sockets import AdminListener, close_admin_sockets
-from mailproxy.app.reload import reload
 from mailproxy.app.startup import load_and_check, open_all
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.store import CertificateStore
@@ -24,6 +23,7 @@ from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.process import max_sessions, worker_count
+from mailproxy.proxy.reload.single import reload
 from mailproxy.proxy.single_process import SingleProcess, build_single_process
 
 

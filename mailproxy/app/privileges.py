@@ -5,15 +5,8 @@ from __future__ import annotations
 import os
 
 from mailproxy.config import Config
-from mailproxy.config.path import server_path
 from mailproxy.errors import Fault
 from mailproxy.net.accounts import account, group_id, groups_of, user_id
-from mailproxy.net.dial import can_use_foreign_addresses
-
-MISSING_CAPABILITY = (
-    '"client" needs CAP_NET_ADMIN, and a change of user gives it up: start as that user with '
-    "AmbientCapabilities=CAP_NET_ADMIN, without process.user"
-)
 
 
 def configured_owner(config: Config) -> tuple[int, int] | None:
@@ -26,23 +19,6 @@ def configured_owner(config: Config) -> tuple[int, int] | None:
         return uid, group_id(process.group)
     entry = None if process.user is None else account(process.user)
     return uid, os.getgid() if entry is None else entry.pw_gid
-
-
-def check_capabilities(config: Config) -> None:
-    """Check the capability that ``source = "client"`` needs.
-
-    Raises:
-        ConfigError: A server is configured to see the clients' own addresses, and this process may not use
-            them.
-    """
-    faults = [
-        Fault(server_path(backend.name, index) / "source", MISSING_CAPABILITY)
-        for backend in config.backends.values()
-        for index, server in enumerate(backend.servers)
-        if server.source == "client"
-    ]
-    if faults and not can_use_foreign_addresses():
-        raise config.error(faults)
 
 
 def drop_privileges(config: Config) -> None:

@@ -11,8 +11,7 @@ import trio
 from mailproxy.admin.control_target import ControlAdministration
 from mailproxy.admin.sockets import close_admin_sockets
 from mailproxy.app.api import OpenedProcess, open_service
-from mailproxy.app.privileges import check_capabilities, configured_owner, drop_privileges
-from mailproxy.app.reload import reload_file
+from mailproxy.app.privileges import configured_owner, drop_privileges
 from mailproxy.app.startup import load_and_check, open_all
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
@@ -20,6 +19,7 @@ from mailproxy.errors import ConfigError
 from mailproxy.log.events import DESCRIPTORS_SHORT
 from mailproxy.net.listener import close_slots
 from mailproxy.net.notify import notify_draining, notify_ready, notify_stopping
+from mailproxy.proxy.host_checks import check_capabilities
 from mailproxy.proxy.process import (
     descriptor_shortage,
     fill_standard_descriptors,
@@ -28,6 +28,7 @@ from mailproxy.proxy.process import (
     tune_gc,
     worker_count,
 )
+from mailproxy.proxy.reload.single import reload_file
 from mailproxy.proxy.signals import SIGNALS, SignalAction, log_ignored, log_stopping, signal_action
 from mailproxy.proxy.single_process import SingleProcess
 from mailproxy.proxy.supervise import contained, supervise
@@ -118,7 +119,7 @@ async def _handle_signals(process: SingleProcess, signals: object, nursery: trio
 
 async def _reload_contained(process: SingleProcess) -> None:
     with contained(process.service.log, "reload"), contextlib.suppress(ConfigError):  # it is logged
-        await reload_file(process)
+        await reload_file(process, "SIGHUP")
 
 
 async def _reap_orphans() -> None:

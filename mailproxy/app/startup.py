@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from mailproxy.address import TcpAddress
 from mailproxy.admin.sockets import AdminListener, close_admin_sockets, open_admin_sockets
-from mailproxy.app.host_checks import (
+from mailproxy.certificates.loader import load_certificates
+from mailproxy.certificates.store import CertificateStore
+from mailproxy.config import Config
+from mailproxy.errors import ConfigError
+from mailproxy.log import Output
+from mailproxy.net.listener import Slots, close_slots, open_for_workers, open_listeners
+from mailproxy.proxy.host_checks import (
     check_admin_sockets,
     check_binds,
     check_log,
@@ -14,13 +19,7 @@ from mailproxy.app.host_checks import (
     check_state_file,
     check_users,
 )
-from mailproxy.certificates.loader import load_certificates
-from mailproxy.certificates.store import CertificateStore
-from mailproxy.config import Config
-from mailproxy.config.path import bind_path
-from mailproxy.errors import ConfigError, Fault
-from mailproxy.log import Output, open_target
-from mailproxy.net.listener import Listener, Slots, close_slots, open_for_workers, open_listeners
+from mailproxy.proxy.reload.preparation import check_ports, open_log
 
 
 def load_and_check(config: Config) -> CertificateStore:
@@ -82,41 +81,3 @@ def open_all(
         close_admin_sockets(admin_sockets)
         raise
     return Opened(slots, outputs, admin_sockets)
-
-
-def open_log(config: Config, owner: tuple[int, int] | None, *, shared: bool) -> list[Output]:
-    """Open the log targets; see `open_all` for the arguments.
-
-    Raises:
-        ConfigError: One cannot be opened. The others are closed.
-    """
-    outputs: list[Output] = []
-    for path, each in config.log.outputs.items():
-        try:
-            target = open_target(
-                each.to.text, each.to.syslog, owner, shared=shared, facility=each.facility, tag=each.tag
-            )
-        except OSError as error:
-            for output in outputs:
-                output.target.close()
-            reason = error.strerror or str(error)
-            raise config.error([Fault(path / "to", f"{each.to}: {reason}")]) from None
-        outputs.append(Output(target, each.format, each.level, str(each.to)))
-    return outputs
-
-
-def check_ports(config: Config, listeners: list[Listener]) -> None:
-    """Raise ConfigError if a server without a port has a bind without one: an inherited socket that is a Unix socket."""
-    for listener in listeners:
-        frontend = config.frontends[listener.frontend]
-        if listener.port is None:
-            portless = [
-                server
-                for name in frontend.backend_names
-                for server in config.backends[name].servers
-                if isinstance(server.address, TcpAddress) and server.address.port is None
-            ]
-            if portless:
-                path = bind_path(frontend.name, listener.number - 1) / "address"
-                fact = f"{listener.bind.address} has no port for server {portless[0].name}, which has none either"
-                raise config.error([Fault(path, fact)])

@@ -37,8 +37,8 @@ def run(file: Path) -> None:
     """Run the proxy in the foreground.
 
     FILE is its configuration (man mailproxy.toml). SIGTERM drains and stops. A second SIGTERM, or SIGINT,
-    stops now. SIGHUP and SIGUSR2 reopen log files. SIGHUP also reloads certificate files that have changed
-    and, with one worker, FILE.
+    stops now. SIGHUP and SIGUSR2 reopen log files. SIGHUP also reloads FILE, and certificate files that have
+    changed.
     """
     config = _load(file)
     from mailproxy.app import run as run_proxy  # late, so that other commands need not import trio

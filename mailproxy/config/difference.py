@@ -31,7 +31,7 @@ _DURATIONS = (Seconds, PositiveSeconds, RatePeriod, KeepAliveTime)
 _SINGLE_VALUES = (str, int, float, Path, TcpAddress, UnixAddress, DescriptorAddress, LogTarget)
 
 # Processes are forked and privileges are dropped at the start.
-_RESTART_PROCESS = ("workers", "relay", "raise_descriptor_limit", "user", "group", "state_file")
+_RESTART_PROCESS = ("relay", "raise_descriptor_limit", "user", "group", "state_file")
 # They take effect when the address is bound, and the socket of an address that stays is never closed.
 _RESTART_BIND = ("v6only", "interface", "free_bind", "unix_mode", "unix_user", "unix_group")
 
@@ -62,10 +62,20 @@ class BindKey(NamedTuple):
     occurrence: int
 
 
-def compare(old: model.Config, new: model.Config) -> Difference:
-    """Return what changes from ``old`` to ``new``."""
-    restart = [*_lines("process", old.process, new.process, only=_RESTART_PROCESS)]
-    process = evolve(new.process, **{key: getattr(old.process, key) for key in _RESTART_PROCESS})
+def compare(old: model.Config, new: model.Config, *, can_change_workers: bool = False) -> Difference:
+    """Return what changes from ``old`` to ``new``.
+
+    Args:
+        old: The configuration in use.
+        new: The next one.
+        can_change_workers: Whether there is a supervisor, which starts and ends workers.
+    """
+    keys = _RESTART_PROCESS if can_change_workers else ("workers", *_RESTART_PROCESS)
+    restart = [
+        *_lines("process", old.process, new.process, only=keys),
+        *_lines("admin", old.admin, new.admin),
+    ]
+    process = evolve(new.process, **{key: getattr(old.process, key) for key in keys})
     binds = dict(_binds(old.frontends.values()))
     frontends = {}
     for name, frontend in new.frontends.items():
@@ -75,7 +85,8 @@ def compare(old: model.Config, new: model.Config) -> Difference:
             restart += _lines(f"bind {name} {bind.address}", before, bind, only=_RESTART_BIND, dot=" ")
             kept.append(evolve(bind, **{option: getattr(before, option) for option in _RESTART_BIND}))
         frontends[name] = evolve(frontend, bind=tuple(kept))
-    config = evolve(new, process=process, frontends=frontends)
+    # The sockets are opened before privileges are dropped, and the process that serves them may have changed its user.
+    config = evolve(new, process=process, admin=old.admin, frontends=frontends)
     return Difference(changes=tuple(_changes(old, config)), needs_restart=tuple(restart), config=config)
 
 
@@ -98,7 +109,6 @@ def _binds(frontends: Iterable[model.Frontend]) -> Iterator[tuple[tuple[str, Bin
 def _changes(old: model.Config, new: model.Config) -> Iterator[str]:
     yield from _lines("process", old.process, new.process)
     yield from _lines("log", old.log, new.log)
-    yield from _lines("admin", old.admin, new.admin)
     for name, before, now in _pairs(old.frontends, new.frontends):
         yield from _added_or_removed(f"frontend {name}", before, now)
         yield from _frontend_changes(name, before, now)

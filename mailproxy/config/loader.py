@@ -35,10 +35,18 @@ def load(path: str | os.PathLike[str]) -> model.Config:
     Raises:
         ConfigError: The file cannot be read, or has faults; the error has all of them.
     """
-    file = Path(path)
+    return load_bytes(read_bytes(path), folder=Path(path).parent, source=str(path))
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Read the text of a configuration file, which `load_bytes` takes.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
     try:
-        with file.open("rb") as stream:
-            return load_stream(stream, folder=file.parent, source=str(path))
+        with Path(path).open("rb") as stream:
+            return stream.read(_FILE_MAX + 1)
     except OSError as error:
         raise ConfigError([Fault("", f"cannot be read: {error.strerror}")], str(path)) from None
     except ValueError as error:  # a path with a zero byte
@@ -57,7 +65,15 @@ def load_stream(stream: IO[bytes], *, folder: str | os.PathLike[str] = ".", sour
         ConfigError: The text has faults; the error has all of them.
         OSError: The stream cannot be read.
     """
-    data = stream.read(_FILE_MAX + 1)
+    return load_bytes(stream.read(_FILE_MAX + 1), folder=folder, source=source)
+
+
+def load_bytes(data: bytes, *, folder: str | os.PathLike[str] = ".", source: str = "") -> model.Config:
+    """Make a configuration of the text of a file. Arguments as for `load_stream`.
+
+    Raises:
+        ConfigError: The text has faults; the error has all of them.
+    """
     if len(data) > _FILE_MAX:
         raise ConfigError([Fault("", f"is larger than {_FILE_MAX} bytes")], source)
     try:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
+import stat
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable, Iterable
+from typing import BinaryIO, Generic, Protocol, TypeVar
 
 import trio
 from attrs import field, frozen
@@ -22,7 +24,7 @@ M = TypeVar("M")
 PACKET_MAX = 128 * 1024  # bytes
 # Linux doubles it, so that a packet always fits, whatever net.core.wmem_default is.
 _SEND_BUFFER = 128 * 1024  # bytes
-_DESCRIPTORS_MAX = 4
+DESCRIPTORS_MAX = 100  # of a message; the kernel allows 253
 _QUEUE_MAX = 2000  # messages; a process that leaves this many unread hangs
 _BULK_QUEUE_MAX = 20  # messages; a sender of many waits until there are fewer
 
@@ -36,25 +38,78 @@ def channel_pair() -> tuple[socket.socket, socket.socket]:
     return ends
 
 
-def try_send(end: socket.socket, packet: bytes, *sockets: socket.socket) -> bool:
-    """Send a packet without waiting, with duplicates of these sockets.
+class HasDescriptor(Protocol):
+    """A socket or a file."""
+
+    def fileno(self) -> int: ...
+
+
+def try_send(end: socket.socket, packet: bytes, *descriptors: HasDescriptor) -> bool:
+    """Send a packet without waiting, with duplicates of the descriptors of these sockets or files.
 
     Returns:
         False if nothing was sent: the other side is gone, or has left so much unread that the buffer is full.
     """
     try:
-        socket.send_fds(end, [packet], [sock.fileno() for sock in sockets])
+        socket.send_fds(end, [packet], [each.fileno() for each in descriptors])
     except OSError:
         return False
     return True
 
 
+def try_receive(end: socket.socket) -> tuple[bytes, Descriptors] | None:
+    """Receive a packet without waiting; None if there is none, or the other side is gone."""
+    try:
+        data, fds, _, _ = socket.recv_fds(end, PACKET_MAX, DESCRIPTORS_MAX)
+    except OSError:
+        return None
+    descriptors = Descriptors.of(fds)
+    return (data, descriptors) if data else None
+
+
+@frozen
+class Descriptors:
+    """The sockets and the files that came with a message. The receiver closes them."""
+
+    sockets: tuple[socket.socket, ...] = ()
+    files: tuple[BinaryIO, ...] = ()
+
+    @classmethod
+    def of(cls, fds: Iterable[int]) -> Descriptors:
+        """Return objects for these descriptors, which own them from then on."""
+        sockets: list[socket.socket] = []
+        files: list[BinaryIO] = []
+        for fd in fds:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                sockets.append(socket.socket(fileno=fd))
+            else:
+                files.append(open(fd, "rb", buffering=0))  # noqa: SIM115, PTH123 - the receiver closes it
+        return cls(tuple(sockets), tuple(files))
+
+    def close(self) -> None:
+        """Close all of them."""
+        for sock in self.sockets:
+            sock.close()
+        for file in self.files:
+            file.close()
+
+
 @frozen
 class Received(Generic[M]):
-    """A message, and the sockets that came with it. The receiver closes them."""
+    """A message, and what came with it."""
 
     message: M
-    sockets: tuple[socket.socket, ...] = field(default=(), repr=False)
+    descriptors: Descriptors = field(factory=Descriptors, repr=False)
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The sockets that came with it. The receiver closes them."""
+        return self.descriptors.sockets
+
+    @property
+    def files(self) -> tuple[BinaryIO, ...]:
+        """The files that came with it. The receiver closes them."""
+        return self.descriptors.files
 
 
 class Channel(Generic[M]):
@@ -148,6 +203,10 @@ class Channel(Generic[M]):
         self._on_drop(f"a message ({type(message).__name__}) of {len(packet)} bytes is too long: not sent")
         return True
 
+    def try_send(self, message: M, *descriptors: HasDescriptor) -> bool:
+        """Send a message at once, ahead of what is queued. Return False if that is not possible."""
+        return try_send(self._end, self._encode(message), *descriptors)
+
     def flush(self) -> None:
         """Send what is queued, as far as that is possible without waiting. For the end of a process."""
         while self._outgoing:
@@ -166,24 +225,23 @@ class Channel(Generic[M]):
             # Before the message is taken: after that, cancellation would lose it and leak its descriptors.
             await trio.lowlevel.checkpoint()
             try:
-                data, fds, flags, _ = socket.recv_fds(self._end, PACKET_MAX, _DESCRIPTORS_MAX)
+                data, fds, flags, _ = socket.recv_fds(self._end, PACKET_MAX, DESCRIPTORS_MAX)
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(self._end)
                 continue
             except OSError:
                 return None
-            sockets = tuple(socket.socket(fileno=fd) for fd in fds)
+            descriptors = Descriptors.of(fds)
             if not data:
                 return None
             if flags & socket.MSG_TRUNC:
                 reason = f"a message of more than {PACKET_MAX} bytes is too long: not received"
             else:
                 try:
-                    return Received(self._decode(data), sockets)
+                    return Received(self._decode(data), descriptors)
                 except ValueError as error:
                     reason = str(error)
-            for sock in sockets:
-                sock.close()
+            descriptors.close()
             self._on_drop(reason)
 
     def close(self) -> None:

@@ -66,9 +66,6 @@ STATE_NOT_WRITTEN = Event("state-not-written", "error", ("file", "reason"),
     meaning="`process.state_file` cannot be written; once until it can be again")
 SIGNAL_IGNORED = Event("signal-ignored", "warning",
     meaning="the proxy received a signal that has no meaning here")
-CONFIG_CHANGED = Event("config-changed", "warning", ("file",),
-    meaning="on SIGHUP, the configuration file is not as it was at the start: the changes need a restart; not logged where "
-    "`process.user` may not read the file")
 
 RELOADED = Event("reloaded", "info", ("changes", "needs_restart", "ms"),
     meaning="a new configuration is in use; `changes` has a line for each change, and `needs_restart` for each that only a "

@@ -3,7 +3,8 @@
 It translates foreign errors into the project's own.
 
 Modules, in reading order:
-    listener, inherited: listening sockets, opened here or passed on by a service manager.
+    listening_socket, listener, inherited: listening sockets, opened here or passed on by a service manager.
+    handover: which of them stay in a reload.
     poller: one epoll object for the sockets of all sessions.
     peek, proxy_header: the first bytes of a client, read without consuming more than is understood.
     dial, resolve, keepalive: connections to servers.

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import select
 import socket
-import stat
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,22 +17,26 @@ from mailproxy.address import Networks, TcpAddress, UnixAddress, join_host_port
 from mailproxy.config import Bind, Config
 from mailproxy.config.path import bind_path
 from mailproxy.errors import Fault
-from mailproxy.files import FileId, bind_unix, remove
-from mailproxy.net.accounts import group_id, user_id
+from mailproxy.files import FileId, remove
 from mailproxy.net.dial import socket_address
 from mailproxy.net.inherited import descriptor_of
-from mailproxy.net.keepalive import keepalive_options
+from mailproxy.net.listening_socket import (
+    FAST_OPEN_QUEUE,
+    adopt_descriptor,
+    bind_tcp,
+    open_tcp,
+    open_unix,
+    set_for_accepted,
+    start_listening,
+)
 from mailproxy.net.tls.terminator import Terminator
 
 _FIRST_UNPRIVILEGED_PORT = 1024
 
 Socket = socket.socket  # for Listener, whose field has the same name
-_IP_FREEBIND = 15  # ip(7), on Linux also for IPv6; missing from Python's socket module
-_MAX_USER_TIMEOUT_MS = 2**31 - 1  # the largest value of the socket option, 24 days
 # Offset of tcpi_unacked in Linux's struct tcp_info. For a listening socket it is the length of the accept
 # queue.
 _QUEUE_OFFSET = 24
-_FAST_OPEN_QUEUE = 256  # TCP Fast Open requests that the kernel keeps before their handshake ends (RFC 7413)
 
 
 @frozen
@@ -74,6 +76,13 @@ class Listener:
         """Return the listener of this socket for a bind of another configuration with the same address."""
         return _listener(self.socket, bind, frontend, number, terminator, created=self.created)
 
+    @classmethod
+    def of_socket(
+        cls, sock: Socket, bind: Bind, frontend: str, number: int, terminator: Terminator | None
+    ) -> Listener:
+        """Return the listener of a socket that another process has opened for this bind."""
+        return _listener(sock, bind, frontend, number, terminator)
+
     def share_port(self, *, is_shared: bool) -> None:
         """Allow or forbid that another socket of this user binds the port, too (SO_REUSEPORT)."""
         if isinstance(self.bind.address, TcpAddress):
@@ -82,7 +91,7 @@ class Listener:
     def update_socket(self, before: Bind) -> None:
         """Set the options of the socket that differ from those of the bind that it had before."""
         bind, sock = self.bind, self.socket
-        if bind.backlog != before.backlog and self._is_listening:
+        if bind.backlog != before.backlog and self.is_listening:
             sock.listen(bind.backlog)
         if not isinstance(bind.address, TcpAddress):
             return
@@ -90,9 +99,9 @@ class Listener:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
         if bind.tcp_user_timeout != before.tcp_user_timeout:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
-        _set_for_accepted(sock, bind)
+        set_for_accepted(sock, bind)
         if bind.fast_open != before.fast_open:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, _FAST_OPEN_QUEUE * bind.fast_open)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, FAST_OPEN_QUEUE * bind.fast_open)
 
     def for_worker(self) -> Listener:
         """Return a copy for a worker process, which does not remove the path of a Unix socket."""
@@ -145,7 +154,7 @@ class Listener:
         listening, because they cannot be resumed, or are not this process's alone.
         """
         # A second shutdown(2) would stay with the socket when it listens again, and end each connection at once.
-        if isinstance(self.bind.address, TcpAddress) and self._is_listening:
+        if isinstance(self.bind.address, TcpAddress) and self.is_listening:
             self.socket.shutdown(socket.SHUT_RDWR)
 
     def resume(self) -> None:
@@ -154,7 +163,7 @@ class Listener:
         Raises:
             OSError: Another program listens on the address now.
         """
-        if not isinstance(self.bind.address, TcpAddress) or self._is_listening:
+        if not isinstance(self.bind.address, TcpAddress) or self.is_listening:
             return
         if not self.bind.address.port and self.port is not None:
             # The kernel has taken back a port that it had chosen itself. Of several sockets only the first one
@@ -167,7 +176,8 @@ class Listener:
         self.socket.listen(self.bind.backlog)
 
     @property
-    def _is_listening(self) -> bool:
+    def is_listening(self) -> bool:
+        """Whether it listens: it is not paused."""
         return bool(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
     @property
@@ -262,6 +272,36 @@ def open_for_workers(
     return [[listeners[slot] for listeners in binds.values()] for slot in range(workers)]
 
 
+def open_missing_slots(
+    config: Config,
+    terminators: Mapping[tuple[str, int], Terminator],
+    existing: Mapping[BindPlace, Sequence[Listener]],
+    *,
+    slots: int,
+    shared_ports: Collection[int],
+) -> dict[BindPlace, list[Listener]]:
+    """Listen on every bind, for each slot that has no listener of it yet.
+
+    Args:
+        config: The configuration.
+        terminators: By frontend and index of the bind, for binds that terminate TLS.
+        existing: The open listeners of each bind, one for each of the first slots.
+        slots: The number of slots.
+        shared_ports: Ports at which sockets listen that are closed later.
+
+    Raises:
+        ConfigError: Some addresses cannot be listened on. The other sockets that were opened here are closed.
+    """
+
+    def open_rest(bind: Bind, frontend: str, number: int, terminator: Terminator | None) -> list[Listener]:
+        return _open_for_each(
+            bind, frontend, number, terminator, workers=slots,
+            existing=existing.get((frontend, number - 1), ()), shared_ports=shared_ports,
+        )  # fmt: skip
+
+    return _open_binds(config, terminators, open_rest, ())
+
+
 def _open_binds(
     config: Config,
     terminators: Mapping[tuple[str, int], Terminator],
@@ -291,22 +331,31 @@ def _open_binds(
 
 
 def _open_for_each(
-    bind: Bind, frontend: str, number: int, terminator: Terminator | None, workers: int
+    bind: Bind,
+    frontend: str,
+    number: int,
+    terminator: Terminator | None,
+    *,
+    workers: int,
+    existing: Sequence[Listener] = (),
+    shared_ports: Collection[int] = (),
 ) -> list[Listener]:
-    """Return the bind's listener for each worker; either all are opened or none."""
+    """Return the bind's listener for each worker behind those that exist; either all are opened or none."""
     address = bind.address
     if not isinstance(address, TcpAddress):
-        return [_open(bind, frontend, number, terminator)] * workers
-    if address.port:
+        return [] if existing else [_open(bind, frontend, number, terminator)] * workers
+    if address.port and not existing and address.port not in shared_ports:
         # With SO_REUSEPORT, the bind would succeed beside another program of this user. Without it, it fails
         # then.
-        _bind_tcp(bind, address).close()
+        bind_tcp(bind, address).close()
     opened: list[Listener] = []
     try:
-        for _ in range(workers):
-            port = opened[0].port if opened else address.port
-            sock = _bind_tcp(bind, evolve(address, port=port), reuse_port=True)
-            opened.append(_listener(_listen(sock, bind), bind, frontend, number, terminator))
+        for _ in range(len(existing), workers):
+            port = next((each.port for each in (*existing, *opened)), address.port)
+            sock = bind_tcp(bind, evolve(address, port=port), reuse_port=True)
+            opened.append(_listener(start_listening(sock, bind), bind, frontend, number, terminator))
+            if existing and not existing[0].is_listening:
+                opened[-1].pause()
     except BaseException:
         close_all(opened)
         raise
@@ -344,11 +393,11 @@ def _open(
 ) -> Listener:
     created = None
     if isinstance(bind.address, TcpAddress):
-        sock = _open_tcp(bind, bind.address, reuse_port=bind.address.port in shared_ports)
+        sock = open_tcp(bind, bind.address, reuse_port=bind.address.port in shared_ports)
     elif isinstance(bind.address, UnixAddress):
-        sock, created = _open_unix(bind, bind.address)
+        sock, created = open_unix(bind, bind.address)
     else:
-        sock = _adopt_descriptor(descriptor_of(bind.address))
+        sock = adopt_descriptor(descriptor_of(bind.address))
     return _listener(sock, bind, frontend, number, terminator, created=created)
 
 
@@ -374,110 +423,3 @@ def _listener(
         sock, bind=bind, frontend=frontend, number=number, port=port, terminator=terminator, name=name,
         trusted=trusted, only_address=(local[0], local[1]) if is_one_address else None, created=created,
     )  # fmt: skip
-
-
-def _open_tcp(bind: Bind, address: TcpAddress, *, reuse_port: bool) -> socket.socket:
-    return _listen(_bind_tcp(bind, address, reuse_port=reuse_port), bind)
-
-
-def _bind_tcp(bind: Bind, address: TcpAddress, *, reuse_port: bool = False) -> socket.socket:
-    """Return a bound socket with the options of its bind. ``reuse_port`` sets SO_REUSEPORT."""
-    host = "0.0.0.0" if address.host == "*" else address.host
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bind.v6only)
-        if bind.free_bind:
-            sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-        if bind.interface is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bind.interface.encode())
-        _set_for_accepted(sock, bind)
-        sock.bind(socket_address(host, address.port or 0))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _listen(sock: socket.socket, bind: Bind) -> socket.socket:
-    try:
-        if bind.fast_open:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, _FAST_OPEN_QUEUE)
-        sock.listen(bind.backlog)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _set_for_accepted(sock: socket.socket, bind: Bind) -> None:
-    """Set options that accepted sockets inherit on Linux: set once here, they cost a session nothing."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for level, name, value in keepalive_options(bind.keepalive):
-        sock.setsockopt(level, name, value)
-    if bind.tcp_user_timeout is not None:
-        sock.setsockopt(
-            socket.IPPROTO_TCP,
-            socket.TCP_USER_TIMEOUT,
-            min(max(1, round(bind.tcp_user_timeout * 1000)), _MAX_USER_TIMEOUT_MS),
-        )
-
-
-def _open_unix(bind: Bind, address: UnixAddress) -> tuple[socket.socket, FileId]:
-    path = Path(address.path)
-    uid = -1 if bind.unix_user is None else user_id(bind.unix_user)
-    gid = -1 if bind.unix_group is None else group_id(bind.unix_group)
-    remove_stale(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    created = None
-    try:
-        created = bind_unix(sock, path, mode=bind.unix_mode, uid=uid, gid=gid)
-        sock.listen(bind.backlog)  # with the mode and the owner set: from now on clients can connect
-    except BaseException:
-        if created is not None:
-            remove(path, created)
-        sock.close()
-        raise
-    return sock, created
-
-
-def remove_stale(path: Path) -> None:
-    """Remove a Unix socket that nothing listens on. One that is in use stays, and bind(2) fails."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            return  # bind(2) reports that the address is in use
-        stale = FileId.of(path)
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        # Any other result means that the socket may be in use, for example with a full queue or of another
-        # type.
-        if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
-            remove(path, stale)
-
-
-def _adopt_descriptor(fd: int) -> socket.socket:
-    """Return a listening socket made of a copy of this descriptor, which stays open.
-
-    Raises:
-        OSError: The descriptor is not a listening stream socket.
-    """
-    copy = -1
-    try:
-        copy = os.dup(fd)
-        sock = socket.socket(fileno=copy)
-    except OSError as error:
-        if copy != -1:
-            os.close(copy)
-        raise OSError(error.errno, f"descriptor {fd} is no socket: {error.strerror}") from None
-    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        sock.close()
-        raise OSError(errno.EINVAL, f"descriptor {fd} is no listening stream socket")
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock

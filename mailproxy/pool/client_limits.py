@@ -66,6 +66,10 @@ class SessionCounts:
         self._own = published.own if published is not None else None
         self._others = tuple(published.others) if published is not None else ()
 
+    def share_with(self, published: Published) -> None:
+        """Count the clients of these workers, too: there are more than before."""
+        self._own, self._others = published.own, tuple(published.others)
+
     def __len__(self) -> int:
         """Return the number of clients that have sessions in this worker."""
         return len(self._counts)
@@ -118,6 +122,10 @@ class RateCounts:
         self._entries: OrderedDict[int, int] = OrderedDict()  # the latest connection at the end
         self._own = published.own if published is not None else None
         self._others = tuple(published.others) if published is not None else ()
+
+    def share_with(self, published: Published) -> None:
+        """Count the connections at these workers, too: there are more than before."""
+        self._own, self._others = published.own, tuple(published.others)
 
     def __len__(self) -> int:
         """Return the number of clients that are remembered in this worker."""

@@ -8,7 +8,10 @@ Modules, in reading order:
     backend: servers, their states and what is logged of them.
     checks, monitor: health checks, host names and certificate files, beside the sessions.
     supervise: how such helpers survive their own failures. faults: how the log reports them.
-    signals, config_change: what the signals of an operator mean.
+    reload: another configuration in place, a package.
+    signals: what the signals of an operator mean.
+    host_checks: whether this machine has what a configuration names. access: whether the user that sessions run
+        as can read a file.
     process: what belongs to the whole process: descriptors, garbage collection, errors that Python cannot
         raise.
 

@@ -45,6 +45,7 @@ class Clients:
         self._rate = rate
         exempt = frontend.max_sessions_per_client_exempt
         self._exempt = Networks(exempt) if exempt else None
+        self._tables = tables
         self._secret = tables.secret if tables is not None else None
         self._clock: Callable[[], float] = time.monotonic  # not trio's, whose offset differs between workers
         self._limits = ClientLimits(
@@ -58,10 +59,21 @@ class Clients:
     def take_over(self, before: Clients) -> None:
         """Count on from another configuration of this frontend, as far as both limit the same."""
         self.rejected = before.rejected
-        if self._limits.max_sessions and before._limits.max_sessions:
+        tables = self._tables
+        # Shared tables have one writer in each worker, also for the sessions of the configuration before.
+        if tables is not None or (self._limits.max_sessions and before._limits.max_sessions):
             self._limits.sessions = before._limits.sessions
         if self._rate is not None and before._rate is not None and self._rate.per == before._rate.per:
             self._limits.rates = before._limits.rates
+        if tables is not None:
+            self.share_with(tables)
+
+    def share_with(self, tables: ClientTables) -> None:
+        """Count the sessions of these workers, too: there are more than before."""
+        self._tables = tables
+        self._limits.sessions.share_with(tables.sessions)
+        if self._limits.rates is not None:
+            self._limits.rates.share_with(tables.rates)
 
     def add_session(self, client_info: ClientInfo) -> int | None:
         """Count a session of this client.

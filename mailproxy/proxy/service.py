@@ -162,11 +162,15 @@ class Service:
         self.limit_wish = sessions
         self.process_limit.change(sessions or self._configured_limit)
 
-    def reconfigure_limit(self, sessions: int) -> None:
-        """Use another limit of the configuration. That of the operator stays if it is the same one."""
-        if sessions != self._configured_limit:
-            self._configured_limit = sessions
-            self.set_limit(0)
+    def reconfigure_limit(self, sessions: int, *, keeps_wish: bool) -> None:
+        """Use another limit of the configuration.
+
+        Args:
+            sessions: The limit.
+            keeps_wish: Whether that of the operator stays, since the file's own value is as before.
+        """
+        self._configured_limit = sessions
+        self.set_limit(self.limit_wish if keeps_wish else 0)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until drained or cancelled; started once servers were checked and every bind listens.

@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from random import SystemRandom
 
 import trio
 from attrs import field, frozen
 
 from mailproxy.certificates.reloader import CertificateReloader
+from mailproxy.config import Backend as BackendConfig
 from mailproxy.config import Config
 from mailproxy.config import Frontend as FrontendConfig
-from mailproxy.log import Log, Output
-from mailproxy.net.handover import Handover
+from mailproxy.log import Log
 from mailproxy.net.listener import Listener
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.factory import make_backend, make_pool, reconfigure_backend
 from mailproxy.proxy.backend.server import BackendServer, ServerContexts
-from mailproxy.proxy.client_limits import client_limits
+from mailproxy.proxy.client_limits import Clients, client_limits
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
 from mailproxy.proxy.monitor import ServerMonitor, ports_of
+from mailproxy.proxy.reload.apply import Generation, apply_generation
+from mailproxy.proxy.reload.result import ReloadHistory
 from mailproxy.proxy.service import FrontendLimits, Service
 from mailproxy.proxy.state import open_keeper
-
-
-@frozen(kw_only=True)
-class Generation:
-    """Another configuration, with everything that can fail opened and loaded.
-
-    Attributes:
-        config: The configuration.
-        handover: Its listeners.
-        servers: The servers of each backend as they are made from it, with the addresses of new host names.
-        server_contexts: TLS towards servers.
-        reloader: Reloads its TLS files; None if there are none.
-        max_sessions: The limit on sessions of the process.
-        outputs: The outputs of its log; None for those in use.
-    """
-
-    config: Config
-    handover: Handover
-    servers: Mapping[str, Sequence[BackendServer]]
-    server_contexts: ServerContexts
-    reloader: CertificateReloader | None
-    max_sessions: int
-    outputs: Sequence[Output] | None
 
 
 @frozen
@@ -54,11 +33,13 @@ class SingleProcess:
     Attributes:
         service: The service.
         monitor: Its monitor.
+        reloads: The reloads so far.
         reload_lock: Held during a reload: there is one at a time.
     """
 
     service: Service
     monitor: ServerMonitor
+    reloads: ReloadHistory
     reload_lock: trio.Lock = field(factory=trio.Lock)
 
     def reconfigure(self, new: Generation) -> None:
@@ -67,61 +48,42 @@ class SingleProcess:
         Nothing waits here and nothing can fail, so no session sees half of it. The caller holds
         ``monitor.certificate_lock``, and ``service.is_serving`` is true.
         """
-        service, config = self.service, new.config
-        if new.outputs is not None:
-            service.log.reconfigure(new.outputs)
-        limits = {name: self._limits(frontend) for name, frontend in config.frontends.items()}
-        servers_before = {server for each in service.backends.values() for server in each.servers}
-        backends: dict[str, Backend] = {}
-        random = SystemRandom()
-        for name, table in config.backends.items():
-            if (backend := service.backends.get(name)) is not None:
-                reconfigure_backend(backend, table, new.servers[name], random)
-                backends[name] = backend
-            else:
-                pool = make_pool(table, new.servers[name], random)
-                backends[name] = Backend(table, pool, service.log)
-        servers = {server for each in backends.values() for server in each.servers}
-        # A server with another address has the counts of its name.
-        counts = {id(server.counts) for server in servers}
-        service.reconfigure_limit(new.max_sessions)
-        service.reconfigure(
-            config,
-            new.handover,
-            backends=backends,
-            limits=limits,
-            retired=[server for server in servers_before if id(server.counts) not in counts],
-        )
+        backends = apply_generation(self.service, new, _LocalParts(self.service))
         self.monitor.reconfigure(
-            config,
+            new.config,
             backends,
             new.server_contexts,
             ports=ports_of(new.handover.listeners),
             reloader=new.reloader,
         )
 
-    def _limits(self, frontend: FrontendConfig) -> FrontendLimits:
-        """Return the limits of a frontend: those that it has, changed, or new ones."""
-        service, name = self.service, frontend.name
-        if name not in service.limits:
-            return _make_limits(frontend, service.process_limit)
-        limits, before = service.limits[name], service.config.frontends[name]
-        if frontend.max_sessions != before.max_sessions:  # otherwise what the operator has set stays
-            limits.sessions.frontend.change(frontend.max_sessions)
-        if _client_keys(frontend) == _client_keys(before):
-            return limits
-        clients = client_limits(frontend)
-        if clients is not None and limits.clients is not None:
-            clients.take_over(limits.clients)
-        return FrontendLimits(limits.sessions, clients)
 
+@frozen
+class _LocalParts:
+    """The parts of a service that this process has to itself."""
 
-def _client_keys(frontend: FrontendConfig) -> object:
-    return (
-        frontend.max_sessions_per_client,
-        frontend.max_session_rate_per_client,
-        frontend.max_sessions_per_client_exempt,
-    )
+    service: Service
+
+    def make_backend(self, table: BackendConfig, servers: Sequence[BackendServer]) -> Backend:
+        """Return a new backend."""
+        return Backend(table, make_pool(table, servers, SystemRandom()), self.service.log)
+
+    def reconfigure_backend(
+        self, backend: Backend, table: BackendConfig, servers: Sequence[BackendServer]
+    ) -> None:
+        """Have a backend use another table."""
+        reconfigure_backend(backend, table, servers, SystemRandom())
+
+    def make_limits(self, frontend: FrontendConfig) -> FrontendLimits:
+        """Return the limits of a new frontend."""
+        return _make_limits(frontend, self.service.process_limit)
+
+    def make_clients(self, frontend: FrontendConfig) -> Clients | None:
+        """Return the clients of a frontend whose limits per client have changed."""
+        return client_limits(frontend)
+
+    def refresh_limits(self, name: str, limits: FrontendLimits) -> None:
+        """Do nothing: there are no other workers whose sessions count."""
 
 
 def _make_limits(frontend: FrontendConfig, process_limit: SessionLimit) -> FrontendLimits:
@@ -174,4 +136,4 @@ def build_single_process(
         log=log,
         state=open_keeper(config, backends, log),
     )
-    return SingleProcess(service, monitor)
+    return SingleProcess(service, monitor, ReloadHistory(log))

@@ -8,17 +8,19 @@ Modules, in reading order:
     scoreboard: which counter is where in the shared memory.
 
     supervisor: the process that was started. It forks the others and replaces them.
-    outbox, shutdown, watchdog: its messages to the control process, its plan to end the workers, its check of
-    heartbeats.
-    child: what a forked process sets up first. heartbeat: how it shows that its loop turns.
+    supervision: what it knows of them, a package: starts and exits, heartbeats, its messages to the control
+        process, its plan to end the workers.
+    setup: what it has opened and loaded. child: what a forked process sets up first. heartbeat: how it shows that
+        its loop turns.
+    reload: another configuration in all processes, a package.
 
     control: the control process, a package.
 
-    worker: builds and runs a worker.
+    worker: builds and runs a worker. parts: its backends and limits.
     control_client: its channel to the control process.
     limits: limits on sessions of all workers together.
 
     backend: a backend with shared counters, in a worker and in the control process.
-    counters, stick_sync: how counters and stick tables are kept in step.
+    counters, stick: how counters and stick tables are kept in step.
     certificates: reload of TLS files in a worker.
 """

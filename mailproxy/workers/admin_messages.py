@@ -62,7 +62,7 @@ class TrafficUpdates:
     Attributes:
         kind: ``frontend``, ``backend`` or ``server``.
         owner: For servers, the name of their backend; else empty.
-        entries: The name, or the index of the server, with the figures.
+        entries: The name with the figures.
     """
 
     kind: str

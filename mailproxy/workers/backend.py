@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import trio
@@ -16,8 +16,10 @@ from mailproxy.log.events import Event
 from mailproxy.pool import (
     AdminState,
     BackendCounters,
+    Balance,
     PassiveHealth,
     RandomSource,
+    ServerCounters,
     SharedCounter,
     SharedPassiveHealth,
     SharedSessions,
@@ -31,7 +33,7 @@ from mailproxy.proxy.backend.server import BackendServer, CheckOutcome, ServerCo
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.workers.messages import ConnectFailure, IndexedSnapshot, Message, batch_by_size, batched
-from mailproxy.workers.stick_sync import StickSync
+from mailproxy.workers.stick.sync import StickSync
 
 _SERVERS_PER_BATCH = 100
 
@@ -41,6 +43,12 @@ WakeWorker = Callable[[int], None]
 
 class SharedBackendServer(SharedSessions, BackendServer):
     """A server whose sessions all workers count."""
+
+    def reconfigure(self, new: BackendServer) -> None:
+        """Take over the keys of another configuration, and its counters, which see workers that are new."""
+        super().reconfigure(new)
+        if isinstance(new, SharedBackendServer):
+            self.counters = new.counters
 
 
 @define
@@ -59,12 +67,15 @@ class ReportedPassiveHealth(PassiveHealth):
 
 
 class SharedBackend(Backend):
-    """A backend whose sessions are counted over all workers, in a worker or in the control process."""
+    """A backend whose sessions are counted over all workers, in a worker or in the control process.
+
+    ``make_servers`` makes its servers, with the same ``counters``.
+    """
 
     def __init__(
         self,
         backend: config.Backend,
-        server_contexts: ServerContexts,
+        servers: Sequence[BackendServer],
         log: Log,
         random: RandomSource,
         *,
@@ -72,16 +83,46 @@ class SharedBackend(Backend):
         wake_worker: WakeWorker,
     ) -> None:
         self._counters = counters
+        self._order = SharedTurnOrder(
+            servers, counters, clock=time.monotonic_ns, wake_worker=wake_worker,
+            queue_timeout=backend.timeouts.queue,
+        )  # fmt: skip
+        super().__init__(backend, make_pool(backend, servers, random, self._order), log)
+        self._number_servers()
+
+    @classmethod
+    def make_servers(
+        cls, backend: config.Backend, server_contexts: ServerContexts, counters: BackendCounters
+    ) -> list[BackendServer]:
+        """Return the servers of a configuration, with their counters in the shared memory."""
         servers = make_servers(backend, server_contexts, SharedBackendServer)
         for server, own in zip(servers, counters.servers, strict=True):
             assert isinstance(server, SharedBackendServer)  # noqa: S101 - made above
             server.counters = own
-        order = SharedTurnOrder(
-            servers, counters, clock=time.monotonic_ns, wake_worker=wake_worker,
-            queue_timeout=backend.timeouts.queue,
-        )  # fmt: skip
-        super().__init__(backend, make_pool(backend, servers, random, order), log)
-        self._indexes = {server: index for index, server in enumerate(self.servers)}
+            if server.passive_health is not None:
+                server.passive_health = cls._passive_health(server)
+        return servers
+
+    @staticmethod
+    def _passive_health(server: SharedBackendServer) -> PassiveHealth:
+        """Return what counts the failed connections of a server."""
+        raise NotImplementedError
+
+    def use_counters(self, counters: BackendCounters) -> None:
+        """Count there from now on. The caller calls ``reconfigure`` next, with servers that have these counters."""
+        self._counters = counters
+
+    def reconfigure(
+        self, config: config.Backend, servers: Sequence[BackendServer], balance: Balance | None
+    ) -> None:
+        """Use another configuration; as in one process, with the counters of ``use_counters``."""
+        self._order.reconfigure(servers, self._counters, queue_timeout=config.timeouts.queue)
+        super().reconfigure(config, servers, balance)
+        self._order.reconfigure(self.servers, self._counters, queue_timeout=config.timeouts.queue)
+        self._number_servers()
+
+    def _number_servers(self) -> None:
+        self._by_number = {_number(server): server for server in self.servers}
 
     @property
     def sessions(self) -> int:
@@ -93,8 +134,15 @@ class SharedBackend(Backend):
         self._counters.sessions.add(number)
 
     def key(self, server: BackendServer) -> tuple[str, int]:
-        """Return what identifies a server in messages: the name of its backend, and its index."""
-        return self.name, self._indexes[server]
+        """Return what identifies a server in messages: the name of its backend, and its number."""
+        return self.name, _number(server)
+
+    def numbered(self, number: int) -> BackendServer | None:
+        """Return the server with this number.
+
+        None if it is not in the configuration of this process: the sender has another one for a moment.
+        """
+        return self._by_number.get(number)
 
     def snapshot(self, server: BackendServer) -> IndexedSnapshot:
         """Return the state of a server, to be sent to another process."""
@@ -112,7 +160,7 @@ class WorkerBackend(SharedBackend):
     def __init__(
         self,
         backend: config.Backend,
-        server_contexts: ServerContexts,
+        servers: Sequence[BackendServer],
         log: Log,
         random: RandomSource,
         *,
@@ -121,18 +169,19 @@ class WorkerBackend(SharedBackend):
         send: Callable[[Message], object],
         stick_sync: StickSync,
     ) -> None:
-        super().__init__(backend, server_contexts, log, random, counters=counters, wake_worker=wake_worker)
+        super().__init__(backend, servers, log, random, counters=counters, wake_worker=wake_worker)
         self._send = send
         self._stick_sync = stick_sync
-        for server, own in zip(self.servers, counters.servers, strict=True):
-            if server.passive_health is not None:
-                server.passive_health = ReportedPassiveHealth(limit=0, tally=own.connected)
+
+    @staticmethod
+    def _passive_health(server: SharedBackendServer) -> PassiveHealth:
+        return ReportedPassiveHealth(limit=0, tally=server.counters.connected)
 
     def on_connected(self, server: BackendServer, key: int | None) -> None:
         """Count a session that was connected, and share the new stick entry."""
         super().on_connected(server, key)
         if key is not None and server.config.stick is not None:
-            self._stick_sync.add(self.name, [(key, self._indexes[server])])
+            self._stick_sync.add(self.name, [(key, _number(server))])
 
     def on_connect_failed(self, server: BackendServer, client_info: ClientInfo, reason: str) -> None:
         """Count a failed session, and send the failure if it may bring the server down."""
@@ -171,21 +220,29 @@ class ControlBackend(SharedBackend):
     def __init__(
         self,
         backend: config.Backend,
-        server_contexts: ServerContexts,
+        servers: Sequence[BackendServer],
         log: Log,
         random: RandomSource,
         *,
         counters: BackendCounters,
         publisher: Publisher,
     ) -> None:
-        super().__init__(backend, server_contexts, log, random, counters=counters, wake_worker=lambda _: None)
+        super().__init__(backend, servers, log, random, counters=counters, wake_worker=lambda _: None)
         self._publisher = publisher
-        for server, shared in zip(self.servers, counters.servers, strict=True):
-            if server.passive_health is not None:
-                own = server.config
-                server.passive_health = SharedPassiveHealth(
-                    own.error_limit, own.error_clients, successes=shared.connected
-                )
+
+    @staticmethod
+    def _passive_health(server: SharedBackendServer) -> PassiveHealth:
+        own = server.config
+        return SharedPassiveHealth(own.error_limit, own.error_clients, successes=server.counters.connected)
+
+    def reconfigure(
+        self, config: config.Backend, servers: Sequence[BackendServer], balance: Balance | None
+    ) -> None:
+        """Use another configuration. Passive health sees workers that are new."""
+        super().reconfigure(config, servers, balance)
+        for server in self.servers:
+            if isinstance(server.passive_health, SharedPassiveHealth):
+                server.passive_health.successes = _counters_of(server).connected
 
     def record_check(self, server: BackendServer, outcome: CheckOutcome) -> None:
         """Take the outcome of a check, and publish what it changes."""
@@ -252,6 +309,15 @@ class ControlBackend(SharedBackend):
             requeued: The sessions that changed their queue or got a slot, in all workers.
         """
         self._event_log.log_change(evolve(change, requeued=requeued), event, outcome, sessions)
+
+
+def _counters_of(server: BackendServer) -> ServerCounters:
+    assert isinstance(server, SharedBackendServer)  # noqa: S101 - these backends have no others
+    return server.counters
+
+
+def _number(server: BackendServer) -> int:
+    return _counters_of(server).number
 
 
 async def send_snapshots(

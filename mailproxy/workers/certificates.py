@@ -12,6 +12,7 @@ from functools import partial
 import trio
 
 from mailproxy.certificates.reloader import CertificateReloader, ReloadResult
+from mailproxy.certificates.store import CertificateStore
 from mailproxy.certificates.watcher import log_rejected, run_in_thread
 from mailproxy.errors import Fault
 from mailproxy.log import Log
@@ -27,22 +28,36 @@ class WorkerCertificates:
     """In a worker: reloads TLS files when the control process asks for it, and after a failure.
 
     Args:
-        reloader: Finds out which files have changed, and loads them.
+        reloader: Finds out which files have changed, and loads them; None while the configuration names none.
         backends: The backends whose servers get new TLS contexts.
         log: For files that cannot be taken up here.
         interval: The configured seconds between two scans, an upper limit for the retries here.
     """
 
     def __init__(
-        self, reloader: CertificateReloader, backends: Iterable[Backend], log: Log, *, interval: float
+        self, reloader: CertificateReloader | None, backends: Iterable[Backend], log: Log, *, interval: float
     ) -> None:
         self._reloader = reloader
         self._backends = list(backends)
         self._log = log
         self._retry_s = min(_RETRY_S, interval)
-        self._lock = trio.Lock()  # one thread at a time scans
+        # One thread at a time scans. A reload of the configuration, which loads the same files, holds it, too.
+        self.lock = trio.Lock()
         self._rejected: tuple[Fault, ...] = ()
         self._is_due = self._is_force_due = False  # until a scan has succeeded
+
+    @property
+    def store(self) -> CertificateStore:
+        """The files in use."""
+        return self._reloader.store if self._reloader is not None else CertificateStore()
+
+    def reconfigure(
+        self, reloader: CertificateReloader | None, backends: Iterable[Backend], *, interval: float
+    ) -> None:
+        """Load the files of another configuration from now on. The caller holds ``lock``."""
+        self._reloader, self._backends = reloader, list(backends)
+        self._retry_s = min(_RETRY_S, interval)
+        self._rejected = ()
 
     async def reload_contained(
         self, *, is_forced: bool = False, known_faults: Sequence[Fault] | None = None
@@ -64,15 +79,15 @@ class WorkerCertificates:
                 await self._reload(is_forced=False)
 
     async def _reload(self, *, is_forced: bool, known_faults: Sequence[Fault] | None = None) -> None:
-        async with self._lock:
+        async with self.lock:
             self._is_due, self._is_force_due = True, self._is_force_due or is_forced
-            result = await run_in_thread(partial(self._reloader.scan, force=self._is_force_due))
-            if result is not None:
-                self._apply(result, known_faults)
+            if self._reloader is not None:
+                result = await run_in_thread(partial(self._reloader.scan, force=self._is_force_due))
+                if result is not None:
+                    self._apply(self._reloader.apply_staged(result), known_faults)
             self._is_due = self._is_force_due = False
 
     def _apply(self, result: ReloadResult, known_faults: Sequence[Fault] | None) -> None:
-        result = self._reloader.apply_staged(result)
         for backend in self._backends:
             backend.reload_certificates(result.server_contexts)
         before = self._rejected

@@ -5,81 +5,32 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-from collections.abc import Collection, Iterable, Sequence
+import sys
+from collections.abc import Collection, Iterable
 from functools import partial
-from typing import Protocol
 
 import trio
-from attrs import frozen
 
-from mailproxy.certificates.reloader import CertificateReloader
-from mailproxy.config import Config
-from mailproxy.ipc.wakeups import Wakeups
-from mailproxy.log import Log, Output
+from mailproxy.log import Log
 from mailproxy.log.events import DESCRIPTORS_SHORT, Event
-from mailproxy.net.listener import Listener, Slots
+from mailproxy.net.listener import Listener
 from mailproxy.net.process_name import set_process_name
-from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.process import (
     descriptor_shortage,
     log_unraisable_errors,
     max_sessions,
     max_sessions_per_process,
+    worker_count,
 )
 from mailproxy.proxy.session.session import seed_session_ids
 from mailproxy.proxy.signals import SIGNALS
-from mailproxy.workers.control.control import Control, ControlSlot, ListenerInfo
+from mailproxy.workers.control.control import Control, ControlSlot
 from mailproxy.workers.messages import open_channel
-from mailproxy.workers.scoreboard import Scoreboard
+from mailproxy.workers.setup import Setup
 from mailproxy.workers.worker import LOGGED_BY_CONTROL, WorkerSlot, build_worker
 
-CERTIFICATES_RELOADED = signal.SIGRTMIN
-"""With this signal the control process wakes the supervisor after a reload of TLS files."""
-
-
-class ControlHelper(Protocol):
-    """What runs beside the control process, such as the admin sockets."""
-
-    async def run(self, control: Control) -> None:
-        """Run until cancelled, or until there is nothing to do."""
-
-    def close_copies(self) -> None:
-        """Close, in a worker, the descriptors that are the control process's."""
-
-
-@frozen(eq=False)
-class Setup:
-    """What the supervisor has opened and loaded. All children are forked with it.
-
-    Attributes:
-        config: The configuration.
-        reloader: Has the TLS files as they are in use; None if the configuration names none.
-        server_contexts: TLS towards servers, as it was loaded at the start.
-        supervisor_pidfd: A descriptor of the supervisor's process, which never means another one
-            (pidfd_open(2)).
-        slots: The listeners of each worker.
-        listener_infos: Where the workers listen.
-        outputs: The open log targets.
-        scoreboard: The shared counters.
-        wakeups: Where workers wake each other.
-        helper: What runs beside the control process; None for nothing.
-    """
-
-    config: Config
-    reloader: CertificateReloader | None
-    server_contexts: ServerContexts
-    supervisor_pidfd: int
-    slots: Slots
-    listener_infos: Sequence[ListenerInfo]
-    outputs: Sequence[Output]
-    scoreboard: Scoreboard
-    wakeups: Wakeups
-    helper: ControlHelper | None = None
-
-    @property
-    def current_server_contexts(self) -> ServerContexts:
-        """TLS towards servers, as its files are in use now."""
-        return self.server_contexts if self.reloader is None else self.reloader.store.server_contexts
+WAKEUP = signal.SIGRTMIN
+"""With this signal the control process wakes the supervisor: TLS files were reloaded, or there is a message."""
 
 
 def run_worker(setup: Setup, slot: int, end: socket.socket, *, id_epoch: int, is_restart: bool) -> None:
@@ -93,29 +44,32 @@ def run_worker(setup: Setup, slot: int, end: socket.socket, *, id_epoch: int, is
         is_restart: Whether the worker replaces another one.
     """
     log = _init_child(setup, f"worker {slot + 1}", suppressed=LOGGED_BY_CONTROL, is_restart=is_restart)
-    for other, listeners in enumerate(setup.slots):
-        if other != slot:
-            _close_listeners_of_slot(listeners)
+    own = setup.listeners_of(slot)
+    for listeners in setup.slots:
+        _close_listeners_of_slot(each for each in listeners if each not in own)
     if setup.helper is not None:
         setup.helper.close_copies()
-    seed_session_ids(id_epoch, slot, len(setup.slots))
+    seed_session_ids(id_epoch, slot, setup.scoreboard.workers_max)
     worker = build_worker(
         setup.config,
-        [listener.for_worker() for listener in setup.slots[slot]],
+        [listener.for_worker() for listener in own],
         setup.current_server_contexts,
         reloader=setup.reloader,
         log=log,
         max_sessions=max_sessions(setup.config),
         slot=WorkerSlot(
             slot=slot,
-            counters=setup.scoreboard.counters(slot),
+            scoreboard=setup.scoreboard,
             wakeups=setup.wakeups,
             supervisor=open_channel(end, log),
             max_sessions=max_sessions_per_process(),
             is_restart=is_restart,
+            generation=setup.generation,
         ),
     )
     trio.run(worker.run)
+    if worker.has_failed:
+        sys.exit(1)
 
 
 def run_control(setup: Setup, end: socket.socket, *, running: int, is_restart: bool) -> None:
@@ -135,11 +89,12 @@ def run_control(setup: Setup, end: socket.socket, *, running: int, is_restart: b
         reloader=setup.reloader,
         log=log,
         slot=ControlSlot(
-            counters=setup.scoreboard.counters(setup.scoreboard.control),
+            scoreboard=setup.scoreboard,
             supervisor=open_channel(end, log),
             wake_supervisor=partial(_wake_supervisor, setup.supervisor_pidfd),
-            workers=len(setup.slots),
+            workers=worker_count(setup.config),
             running=running,
+            generation=setup.generation,
         ),
         helper=setup.helper.run if setup.helper is not None else None,
     )
@@ -150,6 +105,8 @@ def run_control(setup: Setup, end: socket.socket, *, running: int, is_restart: b
     if not is_restart and (shortage := descriptor_shortage(setup.config)) is not None:
         log.event(DESCRIPTORS_SHORT, f"process.max_sessions: {shortage}")
     trio.run(control.run)
+    if control.has_failed:
+        sys.exit(1)
 
 
 def _init_child(setup: Setup, name: str, *, suppressed: Collection[Event], is_restart: bool) -> Log:
@@ -172,7 +129,7 @@ def _init_child(setup: Setup, name: str, *, suppressed: Collection[Event], is_re
 
 def _wake_supervisor(pidfd: int) -> None:
     with contextlib.suppress(OSError):  # the supervisor is gone: the channel to it tells the control process
-        signal.pidfd_send_signal(pidfd, CERTIFICATES_RELOADED)
+        signal.pidfd_send_signal(pidfd, WAKEUP)
 
 
 def _close_listeners_of_slot(listeners: Iterable[Listener]) -> None:

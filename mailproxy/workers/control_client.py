@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import trio
 
@@ -12,6 +12,7 @@ from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_SILENT
 from mailproxy.pool import Counts
+from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.session.registry import SessionRegistry
 from mailproxy.proxy.stats import LiveBytes, Traffic, TrafficKey
 from mailproxy.proxy.supervise import contained, supervise
@@ -48,7 +49,9 @@ from mailproxy.workers.messages import (
     Stop,
     batch_by_size,
 )
-from mailproxy.workers.stick_sync import StickSync, apply_updates, dump_table, load_table
+from mailproxy.workers.reload.messages import ReloadApplied
+from mailproxy.workers.stick.sync import StickSync
+from mailproxy.workers.stick.tables import apply_updates, dump_table, load_table
 from mailproxy.workers.worker_frontends import WorkerFrontends
 
 _HELPER = "channel to control"
@@ -87,10 +90,11 @@ class ControlClient:
         link: The channel to the control process. Backends send through it, too.
         backends: The worker's backends.
         stick_sync: Their new stick entries.
-        certificates: Reloads TLS files; None if the configuration names none.
+        certificates: Reloads TLS files.
         wakeups: Where other workers wake this one.
         log: The worker's log.
         is_restart: Whether this worker replaces another one.
+        generation: The number of the configuration that it begins with.
     """
 
     def __init__(
@@ -100,10 +104,11 @@ class ControlClient:
         link: ControlLink,
         backends: Mapping[str, WorkerBackend],
         stick_sync: StickSync,
-        certificates: WorkerCertificates | None,
+        certificates: WorkerCertificates,
         wakeups: Wakeups,
         log: Log,
         is_restart: bool,
+        generation: int,
     ) -> None:
         self._slot = slot
         self._link = link
@@ -113,6 +118,7 @@ class ControlClient:
         self._wakeups = wakeups
         self._log = log
         self._is_restart = is_restart
+        self._generation = generation
         self._may_serve = trio.Event()
         self._is_informed = False  # the control process has sent the state of all servers
         self._is_ready = False
@@ -126,10 +132,9 @@ class ControlClient:
         """Serve queues and send counters until cancelled; started when the worker may accept connections."""
         log = self._log
         async with trio.open_nursery() as nursery:
-            if self._certificates is not None:
-                if self._is_restart:  # files may have changed since the supervisor loaded them
-                    await self._certificates.reload_contained()
-                nursery.start_soon(supervise, log, WATCHER_HELPER, self._certificates.run)
+            if self._is_restart:  # files may have changed since the supervisor loaded them
+                await self._certificates.reload_contained()
+            nursery.start_soon(supervise, log, WATCHER_HELPER, self._certificates.run)
             nursery.start_soon(supervise, log, "stick table sync", self._stick_sync.run, self._link.send)
             nursery.start_soon(supervise, log, "queue", self._queue_loop)
             nursery.start_soon(supervise, log, "counters", self._counter_loop)
@@ -164,9 +169,10 @@ class ControlClient:
     async def _counter_loop(self) -> None:
         while True:
             await trio.sleep(_COUNTER_INTERVAL_S)
-            self._send_counters()
+            self.send_counters()
 
-    def _send_counters(self, live: LiveBytes = _NO_BYTES) -> None:
+    def send_counters(self, live: LiveBytes = _NO_BYTES) -> None:
+        """Send the counters that have changed, with the bytes of live sessions if ``live`` has them."""
         if self._link.channel is not None:
             for message in changed_counters(self._backends.values(), self._sent_counts):
                 self._link.send(message)
@@ -185,9 +191,22 @@ class ControlClient:
         self._is_ready = True
         self._link.send(Ready())
 
+    def reconfigure(self, backends: Mapping[str, Backend]) -> None:
+        """Use these backends from now on: a reload has added or removed some."""
+        self._backends = {name: _as_worker_backend(backend) for name, backend in backends.items()}
+        for key in self._sent_counts.keys() - {
+            (name, server.name) for name, backend in backends.items() for server in backend.servers
+        }:
+            del self._sent_counts[key]
+
+    def announce_generation(self, generation: int) -> None:
+        """Tell the control process that the worker uses the configuration with this number."""
+        self._generation = generation
+        self._link.send(ReloadApplied(generation))
+
     def finish(self) -> None:
         """Send the last counters, without waiting."""
-        self._send_counters()
+        self.send_counters()
         if self._link.channel is not None:
             self._link.channel.flush()
 
@@ -229,7 +248,7 @@ class ControlClient:
                 await channel.send(self.frontends.message())
             self._sent_counts.clear()
             self._sent_traffic.clear()
-        await channel.send(Register(is_new=not self._is_informed))
+        await channel.send(Register(not self._is_informed, self._generation))
         if self._is_ready:
             await channel.send(Ready())
 
@@ -267,19 +286,22 @@ class ControlClient:
                     self.frontends.apply(message)
                 _send_ack(channel, message.ack)
             case RequestCounters(ack):
-                self._send_counters(LiveBytes.of(self._sessions))
+                self.send_counters(LiveBytes.of(self._sessions))
                 _send_ack(channel, ack)
             case RequestSessions():
                 tasks.start_soon(self._send_sessions, channel, message)
             case EndSession(number, ack):
                 _send_ack(channel, ack, int(self._sessions.kill(number)))
             case RemoveStickEntries(backend, key):
-                if (stick := self._backends[backend].pool.stick) is not None:
-                    stick.remove(key)
+                for each in self._named(backend):
+                    if each.pool.stick is not None:
+                        each.pool.stick.remove(key)
             case StickUpdates(backend, entries):
-                apply_updates(self._backends[backend], entries)
+                for each in self._named(backend):
+                    apply_updates(each, entries)
             case StickTablePart(backend, entries):
-                load_table(self._backends[backend], entries)
+                for each in self._named(backend):
+                    load_table(each, entries)
             case StartServing():
                 self._is_informed = True
                 self._may_serve.set()
@@ -293,8 +315,20 @@ class ControlClient:
                 raise TypeError(f"a worker does not handle {message!r}")
 
     def _apply_snapshot(self, server: IndexedSnapshot) -> int:
-        backend = self._backends[server.backend]
-        return backend.apply_snapshot(backend.servers[server.index], server.snapshot)
+        return sum(
+            backend.apply_snapshot(known, server.snapshot)
+            for backend in self._named(server.backend)
+            if (known := backend.numbered(server.number)) is not None
+        )
+
+    def _named(self, backend: str) -> Iterator[WorkerBackend]:
+        """Yield the backend with this name.
+
+        Yield none if this worker and the control process have different configurations for a moment. The
+        control process sends what it knows once the worker has its own.
+        """
+        if backend in self._backends:
+            yield self._backends[backend]
 
     async def _reopen_log(self, channel: Channel[Message], ack: int | None) -> None:
         with contained(self._log, "log writer"):
@@ -303,10 +337,7 @@ class ControlClient:
         _send_ack(channel, ack)
 
     async def _reload(self, channel: Channel[Message], message: ReloadCertificates) -> None:
-        if self._certificates is not None:
-            await self._certificates.reload_contained(
-                is_forced=message.is_forced, known_faults=message.faults
-            )
+        await self._certificates.reload_contained(is_forced=message.is_forced, known_faults=message.faults)
         _send_ack(channel, message.ack)
 
     @property
@@ -331,3 +362,8 @@ class ControlClient:
 def _send_ack(channel: Channel[Message], number: int | None, requeued: int = 0) -> None:
     if number is not None:
         channel.send_nowait(Ack(number, requeued))
+
+
+def _as_worker_backend(backend: Backend) -> WorkerBackend:
+    assert isinstance(backend, WorkerBackend)  # noqa: S101 - a worker has no others
+    return backend

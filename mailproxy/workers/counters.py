@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from attrs import evolve
 
-from mailproxy.pool import Counts
+from mailproxy.pool import Counts, Server
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.stats import LiveBytes, Traffic, TrafficKey
 from mailproxy.workers.admin_messages import (
@@ -17,8 +17,8 @@ from mailproxy.workers.messages import (
     batch_by_size,
 )
 
-ServerKey = tuple[str, int]
-"""A server: the name of its backend, and its index there."""
+ServerKey = tuple[str, str]
+"""A server: the name of its backend, and its own. Over a reload its counters stay with them."""
 
 # The other counters are the control process's own.
 _SUMMED = ("sessions", "connect_errors", "retries", "redispatches")
@@ -27,11 +27,11 @@ _SUMMED = ("sessions", "connect_errors", "retries", "redispatches")
 def changed_counters(backends: Iterable[Backend], sent: dict[ServerKey, Counts]) -> Iterator[CounterUpdates]:
     """Yield the counters of this worker that differ from those in ``sent``, and note them there."""
     for backend in backends:
-        changed: list[tuple[int, Counts]] = []
-        for index, server in enumerate(backend.servers):
-            if sent.get((backend.name, index)) != server.counts:
-                sent[backend.name, index] = counts = evolve(server.counts)
-                changed.append((index, counts))
+        changed: list[tuple[str, Counts]] = []
+        for server in backend.servers:
+            if sent.get((backend.name, server.name)) != server.counts:
+                sent[backend.name, server.name] = counts = evolve(server.counts)
+                changed.append((server.name, counts))
         for part in batch_by_size(changed):
             yield CounterUpdates(backend.name, part)
 
@@ -87,6 +87,12 @@ class TrafficTotals:
         for key, each in traffic.items():
             self._exited.setdefault(key, Traffic()).add(each)
 
+    def retire(self, present: Container[TrafficKey], workers: Iterable[dict[TrafficKey, Traffic]]) -> None:
+        """Forget what a reload has removed. It counts from 0 if it comes back."""
+        for traffic in (self._exited, *workers):
+            for key in [key for key in traffic if key not in present]:
+                del traffic[key]
+
     def of(self, key: TrafficKey, workers: Iterable[Mapping[TrafficKey, Traffic]]) -> Traffic:
         """Return the sum; ``workers`` has the traffic of each connected worker."""
         total = Traffic()
@@ -98,8 +104,8 @@ class TrafficTotals:
 
 def apply_counters(counts: dict[ServerKey, Counts], message: CounterUpdates) -> None:
     """Store what a worker has counted in ``counts``."""
-    for index, counted in message.servers:
-        counts[message.backend, index] = counted
+    for name, counted in message.servers:
+        counts[message.backend, name] = counted
 
 
 def add_counts(total: Counts, more: Counts) -> None:
@@ -116,28 +122,30 @@ def add_counts(total: Counts, more: Counts) -> None:
 class Totals:
     """The counters of all servers over all processes, including workers that have exited."""
 
-    def __init__(self, backends: Mapping[str, Backend]) -> None:
-        self._backends = backends
+    def __init__(self) -> None:
         self._exited: dict[ServerKey, Counts] = {}
+        self._retired_sessions = 0  # of servers that a reload has removed
 
     def absorb(self, counts: Mapping[ServerKey, Counts]) -> None:
         """Keep what a worker has counted that has exited."""
         for server, counted in counts.items():
             add_counts(self._exited.setdefault(server, Counts()), counted)
 
-    def of(self, backend: str, index: int, workers: Iterable[Mapping[ServerKey, Counts]]) -> Counts:
+    def of(self, backend: str, server: Server, workers: Iterable[Mapping[ServerKey, Counts]]) -> Counts:
         """Return the counters of a server; ``workers`` has those of each connected worker."""
-        total = evolve(self._backends[backend].servers[index].counts)
+        total = evolve(server.counts)
         for counts in (self._exited, *workers):
-            if (counted := counts.get((backend, index))) is not None:
+            if (counted := counts.get((backend, server.name))) is not None:
                 add_counts(total, counted)
         return total
 
     def sessions(self, workers: Iterable[Mapping[ServerKey, Counts]]) -> int:
         """Return the number of sessions that servers have had."""
-        workers = list(workers)
-        return sum(
-            self.of(name, index, workers).sessions
-            for name, backend in self._backends.items()
-            for index in range(len(backend.servers))
-        )
+        counted = (each.sessions for counts in (self._exited, *workers) for each in counts.values())
+        return self._retired_sessions + sum(counted)
+
+    def retire(self, present: Container[ServerKey], workers: Iterable[dict[ServerKey, Counts]]) -> None:
+        """Forget the servers that a reload has removed. They count from 0 if they come back."""
+        for counts in (self._exited, *workers):
+            for key in [key for key in counts if key not in present]:
+                self._retired_sessions += counts.pop(key).sessions

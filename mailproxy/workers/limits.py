@@ -27,6 +27,10 @@ class SharedLimit(SessionLimit):
         self._local_waiters = 0  # tasks in ``wait``
         super().__init__(limit)
 
+    def use_counters(self, counters: LimitCounters) -> None:
+        """Count there from now on: in the same columns, with rows for more workers."""
+        self._counters = counters
+
     @property
     def sessions(self) -> int:
         """The sessions of all workers."""

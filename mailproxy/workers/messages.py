@@ -6,6 +6,12 @@
     SignalReceived      supervisor  control
     ProcessExit         supervisor  control
     ReloadFailed        supervisor  control
+    ReloadAnswer        supervisor  control
+    RequestReload       control     supervisor   ReloadAnswer, with a file
+    ReloadProgress      control     supervisor
+    ApplyReload         supervisor  worker       ReloadApplied to the control process
+    ReloadSockets       supervisor  worker
+    ReloadApplied       worker      control      as for Register
     ControlChannel      supervisor  worker       Register, on the socket that comes along
     Drain               supervisor  worker
                         control     worker
@@ -77,14 +83,15 @@ from mailproxy.workers.admin_messages import (
     TrafficUpdates,
     register_admin_hooks,
 )
+from mailproxy.workers.reload.messages import ReloadMessage
 
 Entry = TypeVar("Entry")
 
 StickEntries = tuple[tuple[int, int], ...]
-"""Client keys, each with the index of its server in the backend."""
+"""Client keys, each with the number of its server (`ServerCounters`)."""
 
 AgedStickEntries = tuple[tuple[int, int, int], ...]
-"""Client key, index of the server, and milliseconds until the entry expires, since clocks differ."""
+"""Client key, number of the server, and milliseconds until the entry expires, since clocks differ."""
 
 # Half of a packet: the longest entry and the other fields fit into the rest.
 _BATCH_BYTES = PACKET_MAX // 2
@@ -100,10 +107,10 @@ class MessageError(ValueError):
 
 @frozen
 class IndexedSnapshot:
-    """A server, by the name of its backend and its index there, and what is known of it."""
+    """A server, by the name of its backend and its number (`ServerCounters`), and what is known of it."""
 
     backend: str
-    index: int
+    number: int
     snapshot: ServerSnapshot
 
 
@@ -234,9 +241,15 @@ class RequestStickTable:
 
 @frozen
 class Register:
-    """The worker is there. ``is_new``: it knows nothing of the servers yet and waits for StartServing."""
+    """The worker is there.
+
+    Attributes:
+        is_new: Whether it knows nothing of the servers yet and waits for StartServing.
+        generation: The number of the configuration that it uses.
+    """
 
     is_new: bool
+    generation: int = 1
 
 
 @frozen
@@ -264,17 +277,17 @@ class ConnectFailure:
     """A session could not be connected to a server. ``host`` is the address of its client."""
 
     backend: str
-    index: int
+    number: int
     host: str
     reason: str
 
 
 @frozen
 class CounterUpdates:
-    """The counters that have changed since the last such message: index of the server, and its counters."""
+    """The counters that have changed since the last such message: name of the server, and its counters."""
 
     backend: str
-    servers: tuple[tuple[int, Counts], ...]
+    servers: tuple[tuple[str, Counts], ...]
 
 
 @frozen
@@ -326,7 +339,7 @@ Message = (
     | Drain | Stop | StartServing | AckedMessage | RequestStickTable
     | Register | Ready | ServerSnapshots | Ack | ConnectFailure | CounterUpdates
     | StickUpdates | StickTablePart | StickTableEnd | TrafficUpdates | RemoveStickEntries | Sessions
-    | DrainProgress
+    | DrainProgress | ReloadMessage
 )  # fmt: skip
 
 MESSAGES: dict[str, type[Message]] = {kind.__name__: kind for kind in Message.__args__}
@@ -410,7 +423,7 @@ def _encode_snapshot(entry: IndexedSnapshot) -> list[object]:
     snapshot, checked = entry.snapshot, entry.snapshot.checked
     return [
         entry.backend,
-        entry.index,
+        entry.number,
         snapshot.state.value,
         snapshot.health,
         None if checked is None else _encode_outcome(checked),
@@ -435,7 +448,7 @@ def _decode_outcome(value: Sequence[Any]) -> CheckOutcome:
 
 
 def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
-    backend, index, state, health, checked, addresses, unresolved, up_for, *wishes = value
+    backend, number, state, health, checked, addresses, unresolved, up_for, *wishes = value
     weight, max_sessions, checks_paused, is_vacated = wishes
     snapshot = ServerSnapshot(
         state=AdminState(state),
@@ -449,7 +462,7 @@ def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
         checks_paused=checks_paused,
         is_vacated=is_vacated,
     )
-    return IndexedSnapshot(backend, index, snapshot)
+    return IndexedSnapshot(backend, number, snapshot)
 
 
 def _decode_counts(value: Sequence[float], _: object) -> Counts:

@@ -1,18 +1,18 @@
-"""The scoreboard: the layout of the shared memory. A row for each process, a column for each counter.
+"""The scoreboard: the shared memory of all processes. A row for each process, a column for each counter.
 
-It belongs to one configuration, and is made before the workers are forked. A process writes only its own row,
-with one exception: the supervisor writes ``supervisor_reloads`` in the row of the control process.
+It is made before the workers are forked, with room for more workers and for what reloads add (`reload.layout`).
+A process writes only its own row, with one exception: the supervisor writes ``supervisor_reloads`` in the row
+of the control process.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from attrs import field, frozen
 
-from mailproxy.config import Backend, Config, Frontend
+from mailproxy.config import Backend, Config
 from mailproxy.ipc.shared_memory import SharedMemory, SharedWords
 from mailproxy.pool import (
     RATE_CLIENTS_MAX,
@@ -25,11 +25,13 @@ from mailproxy.pool import (
     SharedCounter,
     words_for,
 )
+from mailproxy.workers.reload.layout import Layout, LayoutFullError, server_key
 
 # Clients with open sessions in one worker. 4 MB for each frontend, of which the kernel provides only the
 # pages in use.
 _SESSION_CLIENTS_MAX = 2**17
 _SECRET_BYTES = 16
+_SPARE_WORKERS = 6
 
 
 @frozen(eq=False, kw_only=True)
@@ -42,6 +44,8 @@ class ProcessCounters:
         beat: The heartbeat.
         reloads: How often the control process has reloaded TLS files.
         supervisor_reloads: How many of these reloads the supervisor has made, too.
+        configurations: How many reloads of the configuration were made.
+        refused: How many have failed.
         frontends: Sessions of each frontend, by name.
         backends: Sessions of each backend and its servers, by name.
         clients: Tables of clients for each frontend that limits them; empty for the control process.
@@ -52,6 +56,8 @@ class ProcessCounters:
     beat: SharedCounter
     reloads: SharedCounter
     supervisor_reloads: SharedCounter
+    configurations: SharedCounter
+    refused: SharedCounter
     frontends: Mapping[str, LimitCounters]
     backends: Mapping[str, BackendCounters]
     clients: Mapping[str, ClientTables] = field(factory=dict)
@@ -61,32 +67,97 @@ class Scoreboard:
     """The shared memory of all processes.
 
     Args:
-        config: The configuration.
-        workers: The number of workers. The control process has the row behind theirs.
+        config: The configuration at the start.
+        workers: The number of workers at the start.
         max_sessions_per_worker: The sessions that one worker can have, which the size of the client tables
             depends on.
 
     Attributes:
-        control: The row of the control process.
+        workers_max: The number of workers that there is room for.
+        control: The row of the control process, behind those of the workers.
     """
 
     def __init__(self, config: Config, workers: int, *, max_sessions_per_worker: int) -> None:
         self._config = config
-        self.control = workers
-        self._memory = SharedMemory(workers + 1, _count_columns(config))
-        self._tables = {
-            name: _FrontendTables(frontend, workers, max_sessions_per_worker)
-            for name, frontend in config.frontends.items()
-            if frontend.limits_clients
-        }
+        self._layout = Layout.of(config)
+        self._workers = workers  # that there have been at most: a sum over fewer rows takes less time
+        self.workers_max = workers + max(workers, _SPARE_WORKERS)
+        self.control = self.workers_max
+        self._memory = SharedMemory(self.workers_max + 1, self._layout.columns_max)
+        self._tables = [
+            _FrontendTables(self.workers_max, max_sessions_per_worker) for _ in range(self._layout.tables_max)
+        ]
+
+    def check(self, config: Config, workers: int) -> None:
+        """Check that there is room for another configuration.
+
+        Raises:
+            LayoutFullError: There is none.
+        """
+        self._layout.check(config)
+        if workers > self.workers_max:
+            raise LayoutFullError(f"more than {self.workers_max} workers need a restart")
+
+    def reconfigure(self, config: Config, workers: int) -> None:
+        """Have counters for another configuration, too. Those of the one before stay good.
+
+        Every process calls it with the same configurations in the same order, and then takes its counters from
+        ``counters`` again.
+
+        Args:
+            config: The configuration.
+            workers: Its number of workers.
+
+        Raises:
+            LayoutFullError: There is no room for it. Nothing has changed.
+        """
+        self.check(config, workers)
+        self._layout.add(config)
+        self._config, self._workers = config, max(self._workers, workers)
 
     def counters(self, row: int) -> ProcessCounters:
         """Return the counters of the process that writes this row."""
-        columns = itertools.count()
-        clients = {
-            name: tables.published(row) for name, tables in self._tables.items() if row != self.control
+        config, columns = self._config, self._layout.columns
+        # The control process has no sessions, and its row is behind those of the workers that there may be.
+        rows = None if row == self.control else max(self._workers, row + 1)
+
+        def new_counter(column: int) -> SharedCounter:
+            return SharedCounter(self._memory.column(column, rows), row)
+
+        def limit(first: int) -> LimitCounters:
+            return LimitCounters(*map(new_counter, range(first, first + 3)))
+
+        def server(key: tuple[str, ...]) -> ServerCounters:
+            first = columns[key]
+            sessions, connected, waiting, first_ticket = map(new_counter, range(first, first + 4))
+            return ServerCounters(sessions, connected, waiting, first_ticket, number=first)
+
+        def backend(table: Backend) -> BackendCounters:
+            first = columns["backend", table.name]
+            servers = (server(server_key(table.name, each.name, each.address)) for each in table.servers)
+            sessions, waiting, first_ticket = map(new_counter, range(first, first + 3))
+            return BackendCounters(sessions, waiting, first_ticket, tuple(servers))
+
+        ready, beat, reloads, supervisor_reloads, configurations, refused = map(new_counter, range(3, 9))
+        return ProcessCounters(
+            process=limit(0),
+            ready=ready,
+            beat=beat,
+            reloads=reloads,
+            supervisor_reloads=supervisor_reloads,
+            configurations=configurations,
+            refused=refused,
+            frontends={name: limit(columns["frontend", name]) for name in config.frontends},
+            backends={name: backend(table) for name, table in config.backends.items()},
+            clients=self._clients(row) if row != self.control else {},
+        )
+
+    def _clients(self, row: int) -> dict[str, ClientTables]:
+        return {
+            name: self._tables[self._layout.tables[name]].published(row, self._workers)
+            for name, frontend in self._config.frontends.items()
+            if frontend.limits_clients
         }
-        return _lay_out(self._config, lambda: SharedCounter(self._memory.column(next(columns)), row), clients)
 
     @property
     def is_ready(self) -> bool:
@@ -97,64 +168,26 @@ class Scoreboard:
         """Set the row of a worker that has exited to 0, and return how many sessions it had."""
         sessions = self.counters(slot).process.sessions.local
         self._memory.clear(slot)
-        for tables in self._tables.values():
-            tables.words.clear(slot)
+        for number in self._layout.tables.values():
+            self._tables[number].words.clear(slot)
         return sessions
-
-
-def _lay_out(
-    config: Config, new_counter: Callable[[], SharedCounter], clients: Mapping[str, ClientTables]
-) -> ProcessCounters:
-    """Call ``new_counter`` for each counter of a process, always in the same order."""
-
-    def limit() -> LimitCounters:
-        return LimitCounters(new_counter(), new_counter(), new_counter())
-
-    def server() -> ServerCounters:
-        return ServerCounters(new_counter(), new_counter(), new_counter(), new_counter())
-
-    def backend(table: Backend) -> BackendCounters:
-        return BackendCounters(
-            new_counter(), new_counter(), new_counter(), tuple(server() for _ in table.servers)
-        )
-
-    return ProcessCounters(
-        process=limit(),
-        ready=new_counter(),
-        beat=new_counter(),
-        reloads=new_counter(),
-        supervisor_reloads=new_counter(),
-        frontends={name: limit() for name in config.frontends},
-        backends={name: backend(table) for name, table in config.backends.items()},
-        clients=clients,
-    )
-
-
-def _count_columns(config: Config) -> int:
-    columns = itertools.count()
-    _lay_out(config, lambda: SharedCounter((next(columns),), 0), {})  # type: ignore[arg-type]  # never written
-    return next(columns)
 
 
 class _FrontendTables:
     """The client tables of one frontend, a row for each worker: sessions, then rates."""
 
-    def __init__(self, frontend: Frontend, workers: int, max_sessions: int) -> None:
-        clients = min(max_sessions, _SESSION_CLIENTS_MAX, frontend.max_sessions or max_sessions)
-        self._workers = workers
-        self._session_words = words_for(clients if frontend.max_sessions_per_client else 0)
+    def __init__(self, workers: int, max_sessions: int) -> None:
+        self._session_words = words_for(min(max_sessions, _SESSION_CLIENTS_MAX))
         self._secret = os.urandom(_SECRET_BYTES)
-        has_rates = frontend.max_session_rate_per_client is not None
-        rate_words = words_for(RATE_CLIENTS_MAX if has_rates else 0)
-        self.words = SharedWords(workers, self._session_words + rate_words)
+        self.words = SharedWords(workers, self._session_words + words_for(RATE_CLIENTS_MAX))
 
-    def published(self, row: int) -> ClientTables:
-        """Return the tables as the worker of this row uses them."""
-        sessions, rates = zip(*self._rows(), strict=True)
+    def published(self, row: int, workers: int) -> ClientTables:
+        """Return the tables as the worker of this row uses them beside the others."""
+        sessions, rates = zip(*self._rows(max(workers, row + 1)), strict=True)
         return ClientTables(_seen_by(row, sessions), _seen_by(row, rates), self._secret)
 
-    def _rows(self) -> Iterator[tuple[CountTable, CountTable]]:
-        for row in range(self._workers):
+    def _rows(self, workers: int) -> Iterator[tuple[CountTable, CountTable]]:
+        for row in range(workers):
             words = self.words.row(row)
             yield CountTable(words[: self._session_words]), CountTable(words[self._session_words :])
 

@@ -22,16 +22,19 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import BinaryIO
 
 from attrs import define, field
 
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
-from mailproxy.ipc.channel import channel_pair, try_send
+from mailproxy.errors import ConfigError, Fault
+from mailproxy.ipc.channel import Descriptors, channel_pair, try_receive, try_send
+from mailproxy.ipc.files import read_value, write_value
 from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Output
-from mailproxy.net.listener import Slots, close_slots
+from mailproxy.net.listener import Slots, close_all, close_slots
 from mailproxy.net.notify import (
     has_service_manager,
     notify_draining,
@@ -39,28 +42,31 @@ from mailproxy.net.notify import (
     notify_reloading,
     notify_stopping,
 )
-from mailproxy.proxy.process import max_sessions_per_process, tune_gc
+from mailproxy.proxy.process import max_sessions_per_process, tune_gc, worker_count
 from mailproxy.proxy.signals import SIGNALS, SignalAction, signal_action
-from mailproxy.workers.child import CERTIFICATES_RELOADED, ControlHelper, Setup, run_control, run_worker
-from mailproxy.workers.control.control import ListenerInfo
+from mailproxy.workers.child import WAKEUP, run_control, run_worker
 from mailproxy.workers.messages import (
     ControlChannel,
+    Drain,
     Message,
     ProcessExit,
     ReloadFailed,
     SignalReceived,
     WorkerChannel,
+    decode,
     encode,
     prepare_encoding,
 )
-from mailproxy.workers.outbox import ControlOutbox
-from mailproxy.workers.scoreboard import ProcessCounters, Scoreboard
-from mailproxy.workers.shutdown import ShutdownStep, plan_drain, plan_stop
-from mailproxy.workers.watchdog import CHECK_INTERVAL_S, Pulse
+from mailproxy.workers.reload.commit import Committed, prepare_commit
+from mailproxy.workers.reload.document import ListenerInfo, ReloadDocument, pack_faults
+from mailproxy.workers.reload.messages import ApplyReload, ReloadAnswer, ReloadProgress, RequestReload
+from mailproxy.workers.scoreboard import Scoreboard
+from mailproxy.workers.setup import ControlHelper, Setup
+from mailproxy.workers.supervision.child_process import ChildProcess
+from mailproxy.workers.supervision.outbox import ControlOutbox
+from mailproxy.workers.supervision.shutdown import ShutdownStep, plan_drain, plan_stop
+from mailproxy.workers.supervision.watchdog import CHECK_INTERVAL_S, Pulse
 
-_STABLE_S = 1.0  # a child that lives for less is restarted with a backoff
-_FIRST_BACKOFF_S = 0.1
-_MAX_BACKOFF_S = 10.0
 _MIN_WAIT_S = 0.01
 _MAX_WAIT_S = 3600.0  # a child that exits ends the wait, too: SIGCHLD
 _CONNECT_RETRY_S = 1.0
@@ -81,7 +87,7 @@ def run_supervisor(
 
     ``helper`` runs beside the control process.
     """
-    workers = len(slots)
+    scoreboard = Scoreboard(config, len(slots), max_sessions_per_worker=max_sessions_per_process())
     setup = Setup(
         config=config,
         reloader=CertificateReloader(config, store, stage=True) if store.files else None,
@@ -90,70 +96,15 @@ def run_supervisor(
         slots=slots,
         listener_infos=tuple(map(ListenerInfo.of, slots[0])),
         outputs=outputs,
-        scoreboard=Scoreboard(config, workers, max_sessions_per_worker=max_sessions_per_process()),
-        wakeups=Wakeups(workers),
+        scoreboard=scoreboard,
+        wakeups=Wakeups(scoreboard.workers_max),
         helper=helper,
     )
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # an ignored SIGCHLD would leave no exit codes to wait for
-    signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGCHLD, CERTIFICATES_RELOADED))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGCHLD, WAKEUP))
     prepare_encoding()
     tune_gc()
     Supervisor(setup).run()
-
-
-@define(eq=False)
-class _Child:
-    """One worker slot or the control process, over all of its restarts.
-
-    Attributes:
-        slot: The worker's slot; None for the control process.
-        counters: Its row of the scoreboard.
-        pid: The process that runs now; None between an exit and the next start.
-        channel: The channel to that process.
-        started_at: When it was started.
-        backoff: Seconds between the last exit and the next start.
-        start_due: When the next process is to be started.
-        id_epoch: The second from which the worker's session ids count.
-        is_connected: Whether worker and control process have a channel to each other.
-        connect_due: When to try again to give them one.
-        pulse: What the watchdog knows of it.
-        is_hung: Whether the watchdog has killed it.
-    """
-
-    slot: int | None
-    counters: ProcessCounters = field(repr=False)
-    pid: int | None = None
-    channel: socket.socket | None = None
-    started_at: float = 0.0
-    backoff: float = 0.0
-    start_due: float = 0.0
-    id_epoch: int = 0
-    is_connected: bool = False
-    connect_due: float = 0.0
-    pulse: Pulse = field(factory=Pulse)
-    is_hung: bool = False
-
-    @property
-    def is_alive(self) -> bool:
-        return self.pid is not None
-
-    def on_exit(self, now: float) -> None:
-        """Schedule the next start: at once, or with a growing backoff if processes keep dying young."""
-        if now - self.started_at >= _STABLE_S:
-            self.backoff = 0.0
-        else:
-            self.backoff = min(max(2 * self.backoff, _FIRST_BACKOFF_S), _MAX_BACKOFF_S)
-        self.start_due = now + self.backoff
-        self.pid = None
-        self.is_connected = False
-        if self.channel is not None:
-            self.channel.close()
-            self.channel = None
-
-    def kill(self) -> None:
-        """Send SIGKILL. The process is not reaped yet, so its id cannot be another one's."""
-        if self.pid is not None:
-            os.kill(self.pid, signal.SIGKILL)
 
 
 @define(eq=False)
@@ -161,8 +112,8 @@ class Supervisor:
     """Starts and replaces children until a signal ends the proxy and all of them have exited."""
 
     setup: Setup
-    _control: _Child = field(init=False)
-    _workers: list[_Child] = field(init=False)
+    _control: ChildProcess = field(init=False)
+    _workers: list[ChildProcess] = field(init=False)
     _outbox: ControlOutbox = field(factory=ControlOutbox, init=False)
     _stop_signals: list[int] = field(factory=list, init=False)  # those that came so far
     _is_urgent: bool = field(default=False, init=False)  # sessions get no time to end
@@ -171,29 +122,32 @@ class Supervisor:
     # The control process has exited after the last worker, or all children were killed.
     _is_control_done: bool = field(default=False, init=False)
     _awaits_ready: bool = field(factory=has_service_manager, init=False)
+    # Reloads whose begin was reported to the service manager, and whose end was not.
+    _reloads: int = field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
         scoreboard = self.setup.scoreboard
-        self._control = _Child(None, scoreboard.counters(scoreboard.control))
-        self._workers = [_Child(slot, scoreboard.counters(slot)) for slot in range(len(self.setup.slots))]
+        self._control = ChildProcess(None, scoreboard.counters(scoreboard.control))
+        self._workers = [
+            ChildProcess(slot, scoreboard.counters(slot)) for slot in range(len(self.setup.slots))
+        ]
 
     @property
-    def _children(self) -> list[_Child]:
+    def _children(self) -> list[ChildProcess]:
         return [self._control, *self._workers]
 
     def run(self) -> None:
         """Return when all children have exited. Raises nothing."""
         while True:
             self._load_reloaded_files()
+            self._receive_from_control()
             self._start_due_children()
             self._run_due_shutdown_steps()
             self._notify_when_ready()
             self._kill_hung_children()
             if self._stop_signals and not any(child.is_alive for child in self._children):
                 return
-            caught = signal.sigtimedwait(
-                (*SIGNALS, signal.SIGCHLD, CERTIFICATES_RELOADED), self._seconds_to_wait()
-            )
+            caught = signal.sigtimedwait((*SIGNALS, signal.SIGCHLD, WAKEUP), self._seconds_to_wait())
             if caught is not None and caught.si_signo in SIGNALS:
                 self._handle_signal(caught.si_signo)
             self._reap()
@@ -225,8 +179,8 @@ class Supervisor:
             self._stop_signals.append(number)
             close_slots(self.setup.slots)
         elif action is SignalAction.RELOAD and not self._stop_signals and not self._awaits_ready:
-            notify_reloading()  # which the service manager waits for, although the configuration stays as it is
-            notify_ready()
+            self._reloads += 1  # the control process reports the end
+            notify_reloading()
         self._send_to_control(SignalReceived(number))
 
     def _schedule_shutdown(self, *, is_urgent: bool) -> None:
@@ -257,6 +211,108 @@ class Supervisor:
 
     def _send_to_control(self, message: Message) -> None:
         self._outbox.send(self._control.channel, message)
+
+    # Reload of the configuration
+
+    def _receive_from_control(self) -> None:
+        while self._control.channel is not None and (received := try_receive(self._control.channel)):
+            packet, descriptors = received
+            try:
+                self._handle_control_message(decode(packet), descriptors)
+            except Exception:  # noqa: BLE001 - the border: without descriptors or memory, all others must go on
+                traceback.print_exc()
+                self._control.kill()  # it would wait for an answer; the next one begins with what is in use
+            finally:
+                descriptors.close()
+
+    def _handle_control_message(self, message: Message, descriptors: Descriptors) -> None:
+        match message:
+            case RequestReload(number):
+                (file,) = descriptors.files
+                self._reload(number, file)
+            case ReloadProgress(is_running=True):
+                self._reloads += 1
+                notify_reloading()
+            case ReloadProgress(is_running=False):
+                self._end_reloads(1)
+
+    def _end_reloads(self, number: int) -> None:
+        """Report to the service manager that this many reloads have ended, one way or the other."""
+        for _ in range(min(number, self._reloads)):
+            self._reloads -= 1
+            if not self._stop_signals:
+                notify_ready()
+
+    def _reload(self, number: int, file: BinaryIO) -> None:
+        """Use a configuration that the control process has checked, or answer why not."""
+        leaving = {child.slot for child in self._workers if child.is_leaving and child.slot is not None}
+        try:
+            document = ReloadDocument.unpack(read_value(file))
+            committed = prepare_commit(
+                self.setup, document, leaving=leaving, is_stopping=bool(self._stop_signals)
+            )
+        except ConfigError as error:
+            answer = pack_faults(error)
+        except Exception as error:  # noqa: BLE001 - the border: nothing has changed yet
+            answer = pack_faults(ConfigError([Fault("", f"cannot be used: {error!r}")]))
+        else:
+            answer = committed.answer.pack()
+            self._commit(committed)
+        with write_value(answer) as answer_file:
+            packet = encode(ReloadAnswer(number))
+            if self._control.channel and not try_send(self._control.channel, packet, answer_file):
+                self._control.kill()  # it reads nothing: the next one begins with the configuration in use
+
+    def _commit(self, committed: Committed) -> None:
+        """Use a configuration from now on. Workers that run get it, and their number changes."""
+        before, self.setup = self.setup, committed.setup
+        try:
+            committed.handover.complete()
+        except OSError as error:  # an option of a socket cannot be set: it listens nevertheless
+            self._send_to_control(ReloadFailed(repr(error)))
+        for worker in tuple(self._workers):
+            if worker.slot is not None and worker.slot >= committed.workers and not worker.is_leaving:
+                self._let_go(worker)
+            elif worker.channel is not None and not worker.is_leaving:
+                self._send_configuration(worker, committed)
+        slots = {worker.slot for worker in self._workers}
+        for slot in range(committed.workers):
+            if slot not in slots:
+                counters = self.setup.scoreboard.counters(slot)
+                self._workers.append(ChildProcess(slot, counters))
+        close_all(committed.handover.gone)
+        if before.outputs is not self.setup.outputs:
+            for output in before.outputs:
+                output.target.close()
+
+    def _send_configuration(self, worker: ChildProcess, committed: Committed) -> None:
+        assert worker.slot is not None and worker.channel is not None  # noqa: S101, PT018 - the caller has looked
+        try:
+            with write_value(committed.worker_document(worker.slot).pack()) as file:
+                is_sent = try_send(worker.channel, encode(ApplyReload(committed.setup.generation)), file)
+        except OSError:  # without descriptors
+            is_sent = False
+        for message, sockets in committed.socket_messages(worker.slot):
+            is_sent = is_sent and try_send(worker.channel, encode(message), *sockets)
+        if not is_sent:
+            worker.kill()  # it reads nothing: the next one begins with the configuration in use
+
+    def _let_go(self, worker: ChildProcess) -> None:
+        """Have a worker drain, since there are to be fewer. Others accept at its sockets."""
+        worker.is_leaving = True
+        drain = encode(Drain(self.setup.config.process.drain_timeout))
+        if worker.channel is not None and not try_send(worker.channel, drain):
+            worker.kill()
+        if not worker.is_alive:
+            self._forget_or_restart(worker)
+
+    def _forget_or_restart(self, worker: ChildProcess) -> None:
+        """Forget a worker that has drained, unless a later reload wants its slot."""
+        worker.is_leaving = False
+        if worker.slot is not None and worker.slot >= worker_count(self.setup.config):
+            self._workers.remove(worker)
+        else:
+            worker.start_due = worker.backoff = 0.0
 
     # The scoreboard
 
@@ -314,21 +370,26 @@ class Supervisor:
                 if child.pid == pid:
                     self._on_child_exit(child, pid, os.waitstatus_to_exitcode(status))
 
-    def _on_child_exit(self, child: _Child, pid: int, code: int) -> None:
+    def _on_child_exit(self, child: ChildProcess, pid: int, code: int) -> None:
         child.on_exit(time.monotonic())
         if child is self._control:
             self._outbox.on_control_exit(was_hung=child.is_hung)
+            self._end_reloads(self._reloads)
         sessions = self.setup.scoreboard.clear(child.slot) if child.slot is not None else 0
         if self._stop_signals and code == 0:
             self._is_control_done |= child is self._control
             return
+        if child.is_leaving:
+            self._forget_or_restart(child)
+            if code == 0:
+                return
         self._send_to_control(
             ProcessExit(
                 slot=child.slot,
                 pid=pid,
-                reason=_exit_reason(child, code),
+                reason=child.exit_reason(code),
                 sessions=sessions,
-                is_replaced=not self._stop_signals,
+                is_replaced=not self._stop_signals and child in self._children,
             )
         )
 
@@ -346,7 +407,7 @@ class Supervisor:
             elif worker.is_alive and not worker.is_connected and now >= worker.connect_due:
                 self._connect(worker)
 
-    def _start_control(self, running: list[_Child]) -> None:
+    def _start_control(self, running: list[ChildProcess]) -> None:
         is_restart = self._control.started_at > 0
         self._fork(
             self._control, partial(run_control, self.setup, running=len(running), is_restart=is_restart)
@@ -356,7 +417,7 @@ class Supervisor:
                 self._connect(worker)
             self._outbox.resend(self._control.channel, map(SignalReceived, self._stop_signals))
 
-    def _start_worker(self, worker: _Child) -> None:
+    def _start_worker(self, worker: ChildProcess) -> None:
         assert worker.slot is not None  # noqa: S101 - only the control process has none
         is_restart = worker.id_epoch > 0
         # Session ids of a slot count from another second each time, so that none comes twice.
@@ -367,13 +428,16 @@ class Supervisor:
         )
         self._connect(worker)
 
-    def _connect(self, worker: _Child) -> None:
+    def _connect(self, worker: ChildProcess) -> None:
         """Give a worker and the control process a channel to each other. If that fails, retry in 1 s."""
         if worker.channel is None or self._control.channel is None:
             return
         assert worker.slot is not None and worker.pid is not None  # noqa: S101, PT018 - it is a worker, and alive
         worker.connect_due = time.monotonic() + _CONNECT_RETRY_S
-        workers_end, controls_end = channel_pair()
+        try:
+            workers_end, controls_end = channel_pair()
+        except OSError:  # out of descriptors
+            return
         with workers_end, controls_end:
             # If only one end arrives, its receiver sees the other one closed.
             worker.is_connected = try_send(
@@ -382,11 +446,15 @@ class Supervisor:
                 self._control.channel, encode(WorkerChannel(worker.slot, worker.pid)), controls_end
             )
 
-    def _fork(self, child: _Child, run: Callable[[socket.socket], None]) -> None:
-        own_end, childs_end = channel_pair()
+    def _fork(self, child: ChildProcess, run: Callable[[socket.socket], None]) -> None:
         child.counters.beat.local = 0
         child.pulse, child.is_hung = Pulse(), False
         child.started_at = time.monotonic()
+        try:
+            own_end, childs_end = channel_pair()
+        except OSError:  # out of descriptors: try again
+            child.on_exit(child.started_at)
+            return
         try:
             pid = os.fork()
         except OSError:  # out of processes or memory: try again
@@ -412,20 +480,9 @@ def _child_main(
             supervisors_end.close()
         run(end)
         code = 0
+    except SystemExit:  # the child has logged why
+        pass
     except BaseException:  # noqa: BLE001, ASYNC103 - the last border; no trio loop runs here
         traceback.print_exc()
     finally:
         os._exit(code)
-
-
-def _exit_reason(child: _Child, code: int) -> str:
-    if child.is_hung:
-        return f"hung for {child.pulse.silent_checks * CHECK_INTERVAL_S:g} s and was killed"
-    return f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"

@@ -7,8 +7,6 @@ control process.
 
 from __future__ import annotations
 
-from random import SystemRandom
-
 import trio
 from attrs import frozen
 
@@ -39,19 +37,19 @@ from mailproxy.log.events import (
 from mailproxy.net.listener import Listener
 from mailproxy.pool import SharedCounter
 from mailproxy.proxy.backend.server import ServerContexts
-from mailproxy.proxy.client_limits import client_limits
 from mailproxy.proxy.limits import SessionLimit
-from mailproxy.proxy.service import FrontendLimits, Service
+from mailproxy.proxy.service import Service
 from mailproxy.proxy.supervise import contained, supervise
-from mailproxy.workers.backend import WorkerBackend
 from mailproxy.workers.certificates import WorkerCertificates
 from mailproxy.workers.control_client import ControlClient, ControlLink
 from mailproxy.workers.drains import WorkerDrains
 from mailproxy.workers.heartbeat import beat
-from mailproxy.workers.limits import SharedLimit, WorkerLimits
+from mailproxy.workers.limits import SharedLimit
 from mailproxy.workers.messages import ControlChannel, Drain, Message, Stop, open_channel
-from mailproxy.workers.scoreboard import ProcessCounters
-from mailproxy.workers.stick_sync import StickSync
+from mailproxy.workers.parts import WorkerParts
+from mailproxy.workers.reload.follower import Follower
+from mailproxy.workers.scoreboard import Scoreboard
+from mailproxy.workers.stick.sync import StickSync
 from mailproxy.workers.worker_frontends import WorkerFrontends
 
 LOGGED_BY_CONTROL = frozenset({
@@ -68,20 +66,22 @@ class WorkerSlot:
 
     Attributes:
         slot: Its number, from 0.
-        counters: Its row of the scoreboard.
+        scoreboard: The shared memory.
         wakeups: Where workers wake each other.
         supervisor: The channel to the supervisor.
         max_sessions: The sessions that the descriptors of one process suffice for.
         is_restart: Whether it replaces another worker. Files may have changed since the supervisor loaded
             them.
+        generation: The number of the configuration.
     """
 
     slot: int
-    counters: ProcessCounters
+    scoreboard: Scoreboard
     wakeups: Wakeups
     supervisor: Channel[Message]
     max_sessions: int
     is_restart: bool
+    generation: int
 
 
 def build_worker(
@@ -105,49 +105,50 @@ def build_worker(
         max_sessions: The limit on sessions of all workers together.
         slot: What belongs to this worker alone.
     """
-    random, link, stick_sync = SystemRandom(), ControlLink(), StickSync()
+    link, stick_sync = ControlLink(), StickSync()
+    counters = slot.scoreboard.counters(slot.slot)
+    parts = WorkerParts(
+        counters=counters,
+        process_limit=SharedLimit(max_sessions, counters.process),
+        worker_limit=SessionLimit(slot.max_sessions),
+        log=log,
+        send=link.send,
+        wake_worker=slot.wakeups.wake,
+        stick_sync=stick_sync,
+    )
     backends = {
-        name: WorkerBackend(
-            backend, server_contexts, log, random, counters=slot.counters.backends[name],
-            wake_worker=slot.wakeups.wake, send=link.send, stick_sync=stick_sync,
-        )
+        name: parts.make_backend(backend, parts.make_servers(backend, server_contexts))
         for name, backend in config.backends.items()
-    }  # fmt: skip
+    }
     certificates = WorkerCertificates(
         reloader, backends.values(), log, interval=config.process.certificate_interval
-    ) if reloader is not None else None  # fmt: skip
+    )
     client = ControlClient(
         slot.slot, link=link, backends=backends, stick_sync=stick_sync, certificates=certificates,
-        wakeups=slot.wakeups, log=log, is_restart=slot.is_restart,
+        wakeups=slot.wakeups, log=log, is_restart=slot.is_restart, generation=slot.generation,
     )  # fmt: skip
-    process_limit = SharedLimit(max_sessions, slot.counters.process)
     service = Service(
         config,
         listeners,
         backends=backends,
-        limits=_frontend_limits(config, process_limit, slot),
-        process_limit=process_limit,
+        limits={name: parts.make_limits(frontend) for name, frontend in config.frontends.items()},
+        process_limit=parts.process_limit,
         monitor=client,
         log=log,
     )
     client.frontends = WorkerFrontends(service)
-    drains = WorkerDrains(service.drainer, link.send)
-    return Worker(service, client, drains, supervisor=slot.supervisor, beats=slot.counters.beat)
-
-
-def _frontend_limits(
-    config: Config, process_limit: SessionLimit, slot: WorkerSlot
-) -> dict[str, FrontendLimits]:
-    counters, worker_limit = slot.counters, SessionLimit(slot.max_sessions)
-    return {
-        name: FrontendLimits(
-            WorkerLimits(
-                SharedLimit(frontend.max_sessions, counters.frontends[name]), process_limit, worker_limit
-            ),
-            client_limits(frontend, counters.clients.get(name)),
-        )
-        for name, frontend in config.frontends.items()
-    }
+    worker = Worker(
+        service,
+        client,
+        WorkerDrains(service.drainer, link.send),
+        supervisor=slot.supervisor,
+        beats=counters.beat,
+    )
+    worker.follower = Follower(
+        slot=slot.slot, service=service, client=client, certificates=certificates, parts=parts,
+        scoreboard=slot.scoreboard, on_failure=worker.fail,
+    )  # fmt: skip
+    return worker
 
 
 class Worker:
@@ -159,7 +160,13 @@ class Worker:
         drains: The drains of its sessions.
         supervisor: The channel to the supervisor.
         beats: The heartbeat counter.
+
+    Attributes:
+        follower: Applies other configurations.
+        has_failed: Whether it ends because it could not follow a reload.
     """
+
+    follower: Follower
 
     def __init__(
         self,
@@ -178,6 +185,7 @@ class Worker:
         self._log = service.log
         self._stop_scope = trio.CancelScope()
         self._is_draining = False
+        self.has_failed = False
 
     async def run(self) -> None:
         """Serve until stopped, or drained."""
@@ -189,6 +197,7 @@ class Worker:
                 async with trio.open_nursery() as serving:
                     await serving.start(self._service.run)
                     self._client.announce_ready()
+                    self.follower.started.set()
                 nursery.cancel_scope.cancel()
         self._client.finish()
 
@@ -203,7 +212,7 @@ class Worker:
                         self._drain(seconds)
                     case Stop():
                         self._stop()
-                    case message:
+                    case message if not self.follower.handle(received, nursery):
                         raise TypeError(f"a worker does not handle {message!r} of the supervisor")
         self._drain(self._service.config.process.drain_timeout)  # the supervisor is gone
 
@@ -217,6 +226,11 @@ class Worker:
             self._is_draining = True
             self._client.allow_serving()  # or the service would wait for the state of servers first
             self._service.drain(seconds)
+
+    def fail(self) -> None:
+        """Close all sessions and exit with an error, to be replaced."""
+        self.has_failed = True
+        self._stop()
 
     def _stop(self) -> None:
         self._stop_scope.cancel()

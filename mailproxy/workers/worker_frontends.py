@@ -28,9 +28,9 @@ class WorkerFrontends:
         """Do what the operator wants."""
         self.service.set_limit(message.max_sessions)
         for name, state, limit in message.frontends:
-            frontend = self.service.frontends[name]
-            frontend.set_state(state)
-            frontend.set_limit(limit)
+            if (frontend := self.service.frontends.get(name)) is not None:  # else a reload has removed it
+                frontend.set_state(state)
+                frontend.set_limit(limit)
 
     def message(self) -> FrontendUpdates:
         """Return what the operator wants, for a control process that does not know it."""

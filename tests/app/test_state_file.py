@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mailproxy.app.host_checks import check_state_file
+from mailproxy.proxy.host_checks import check_state_file
 from tests.process.test_odd_circumstances import needs_root
 from tests.support.smallest_config import smallest_config
 

@@ -9,9 +9,9 @@ import tomli
 
 import mailproxy
 from mailproxy.app.advice import _check_loops
-from mailproxy.app.host_checks import check_loops, is_own_address
 from mailproxy.config.lint.loops import find_loops
 from mailproxy.errors import ConfigError
+from mailproxy.proxy.host_checks import check_loops, is_own_address
 
 LOOP = "sessions of frontends.f.bind[0] come back to it, without end: give the address of another server"
 REDIRECTED = f"{LOOP}, or, where NAT redirects this one, the address that it leads to"
@@ -207,6 +207,6 @@ def test_own_address_with_wildcard_bind(monkeypatch: pytest.MonkeyPatch) -> None
     result: list[tuple[str, str]] = []
     check_loops(config, lambda path, message: result.append((str(path), message)))
     assert result == []
-    monkeypatch.setattr("mailproxy.app.host_checks.is_own_address", lambda host: host == "192.0.2.1")
+    monkeypatch.setattr("mailproxy.proxy.host_checks.is_own_address", lambda host: host == "192.0.2.1")
     check_loops(config, lambda path, message: result.append((str(path), message)))
     assert result == [("backends.b.servers[0]", REDIRECTED)]

@@ -7,7 +7,6 @@ import re
 import resource
 import signal
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -113,26 +112,6 @@ level = "error"
     assert torn <= 1
     assert lost > 0
     assert complete + lost == count
-
-
-def test_edited_configuration_with_workers_needs_a_restart(tmp_path: Path) -> None:
-    with (
-        greeting_servers("s1") as servers,
-        WorkerGroup(configuration(*servers, workers=2), tmp_path) as group,
-    ):
-        group.wait_for("mailproxy is ready")
-        group.file.write_text(group.file.read_text())  # the same text
-        group.send(signal.SIGHUP)
-        group.wait_for("the log was reopened")
-        group.file.write_text(group.file.read_text() + "\n# edited")
-        group.send(signal.SIGHUP)
-        group.wait_for(rf"{group.file} has changed and is not read again: restart mailproxy to use it")
-        group.file.unlink()
-        group.send(signal.SIGUSR2)  # does not concern the configuration
-        end = time.monotonic() + TIMEOUT_S
-        while group.text.count("the log was reopened") < 3 and time.monotonic() < end:
-            time.sleep(0.01)
-        assert group.text.count("has changed") == 1
 
 
 def test_end_of_overload_is_logged(tmp_path: Path) -> None:

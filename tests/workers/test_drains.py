@@ -211,7 +211,7 @@ class Control:
     """The control process's part of drains with two workers that answer when the test says so."""
 
     def __init__(self) -> None:
-        self.registry = WorkerRegistry({})
+        self.registry = WorkerRegistry()
         self.workers = [FakeWorker(slot) for slot in (0, 1)]
         for worker in self.workers:
             self.registry.add(worker.handle)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mailproxy.workers.watchdog import Pulse
+from mailproxy.workers.supervision.watchdog import Pulse
 from tests.support.worker_group import WorkerGroup, configuration, greeting_servers, is_running
 
 DETECTION_S = 10.0  # the documented limit

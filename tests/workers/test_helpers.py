@@ -43,7 +43,7 @@ def environment(folder: Path, path: str, failures: int = 2) -> dict[str, str]:
     [
         ("mailproxy.workers.backend:WorkerBackend.serve_queue", "queue"),
         ("mailproxy.workers.control_client:changed_counters", "counters"),
-        ("mailproxy.workers.stick_sync:batched", "stick table sync"),
+        ("mailproxy.workers.stick.sync:batched", "stick table sync"),
         ("mailproxy.workers.control_client:apply_updates", "channel to control"),
         ("mailproxy.workers.control.control:apply_updates", "channel to worker [12]"),
         ("mailproxy.workers.control.control:apply_counters", "channel to worker [12]"),

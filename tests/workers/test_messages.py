@@ -66,6 +66,14 @@ from mailproxy.workers.messages import (
     decode,
     encode,
 )
+from mailproxy.workers.reload.messages import (
+    ApplyReload,
+    ReloadAnswer,
+    ReloadApplied,
+    ReloadProgress,
+    ReloadSockets,
+    RequestReload,
+)
 
 SNAPSHOT = IndexedSnapshot(
     "dovecot",
@@ -119,12 +127,18 @@ EXAMPLES: list[Message] = [
     ReopenLog(ack=4),
     ReloadCertificates(is_forced=True, faults=(Fault("frontends.imap.tls", "näher\ud800"),), ack=5),
     RequestStickTable(),
-    Register(is_new=False),
+    Register(is_new=False, generation=7),
+    RequestReload(3),
+    ReloadAnswer(3),
+    ReloadProgress(is_running=True),
+    ApplyReload(2),
+    ReloadSockets(2, 1),
+    ReloadApplied(2),
     Ready(),
     ServerSnapshots((SNAPSHOT,)),
     Ack(3, requeued=2),
     ConnectFailure("dovecot", 1, "192.0.2.1", "Connection refused"),
-    CounterUpdates("dovecot", ((0, Counts(sessions=3, down_seconds=0.5)), (4, Counts()))),
+    CounterUpdates("dovecot", (("d1", Counts(sessions=3, down_seconds=0.5)), ("d5", Counts()))),
     StickUpdates("dovecot", ((2**64 + 5, 0), (7, 65535))),
     StickTablePart("dovecot", ((2**64 + 5, 0, 1000), (7, 3, -1))),
     StickTableEnd(),

@@ -21,13 +21,14 @@ from mailproxy.workers.control.worker_handle import PendingAcks, WorkerHandle
 from mailproxy.workers.counters import Totals, apply_counters, changed_counters
 from mailproxy.workers.messages import WorkerChannel, decode, open_channel
 from mailproxy.workers.scoreboard import Scoreboard
-from mailproxy.workers.supervisor import Supervisor, _Child
+from mailproxy.workers.supervision.child_process import ChildProcess
+from mailproxy.workers.supervisor import Supervisor
 from tests.support.startup_config import startup_config
 
 
 def test_restart_pauses_grow_until_child_lives() -> None:
     child, now, pauses = (
-        _Child(0, Scoreboard(startup_config(), 2, max_sessions_per_worker=10).counters(0)),
+        ChildProcess(0, Scoreboard(startup_config(), 2, max_sessions_per_worker=10).counters(0)),
         100.0,
         [],
     )
@@ -95,8 +96,9 @@ def backends() -> dict[str, Backend]:
 
 def test_totals_keep_counts_of_ended_workers(handles: list[WorkerHandle]) -> None:
     control_backends, worker_backends = backends(), backends()
-    totals = Totals(control_backends)
-    sent: dict[tuple[str, int], Counts] = {}
+    totals = Totals()
+    first, second = control_backends["dovecot"].servers
+    sent: dict[tuple[str, str], Counts] = {}
     server = worker_backends["dovecot"].servers[1]
     server.counts.sessions, server.counts.most_sessions, server.counts.retries = 3, 2, 1
     control_backends["dovecot"].servers[1].counts.checks = 5
@@ -108,10 +110,10 @@ def test_totals_keep_counts_of_ended_workers(handles: list[WorkerHandle]) -> Non
     )
     counts = [handle.counts for handle in handles]
     both = Counts(sessions=6, most_sessions=2, retries=2, checks=5)
-    assert totals.of("dovecot", 1, counts) == both
-    assert totals.of("dovecot", 0, counts) == Counts()
+    assert totals.of("dovecot", second, counts) == both
+    assert totals.of("dovecot", first, counts) == Counts()
     totals.absorb(counts.pop())
-    assert totals.of("dovecot", 1, counts) == both
+    assert totals.of("dovecot", second, counts) == both
     assert totals.sessions(counts) == 6
 
 

@@ -7,7 +7,16 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from attrs import field, frozen
 
-from mailproxy.admin.runtime import certificates, drains, general, sessions, set_frontend, set_server, tables
+from mailproxy.admin.runtime import (
+    certificates,
+    drains,
+    general,
+    reloads,
+    sessions,
+    set_frontend,
+    set_server,
+    tables,
+)
 from mailproxy.admin.runtime.call import Call, CommandError, Level
 from mailproxy.admin.runtime.parser import split_words
 from mailproxy.admin.runtime.show_info import show_info
@@ -81,6 +90,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("enable server <bk>/<srv>", _OPERATOR, set_server.enable_server, "enable a disabled server"),
     Command("get weight <bk>/<srv>", _USER, set_server.get_weight, "report a server's current weight"),
     Command("operator", _USER, general.lower_to_operator, "lower the level of this conversation to operator"),
+    Command("reload", _ADMIN, reloads.reload, "use the configuration file as it is now"),
     Command("set maxconn frontend <frontend> <n>", _ADMIN, set_frontend.set_maxconn_frontend, "change a frontend's limit"),
     Command("set maxconn global <n>", _ADMIN, set_frontend.set_maxconn_global, "change the limit on all sessions"),
     Command("set maxconn server <bk>/<srv> <n>", _ADMIN, set_server.set_maxconn_server, "change a server's limit"),
@@ -96,6 +106,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("show env [<name>]", _OPERATOR, general.show_env, "display environment variables of the process"),
     Command("show errors [<proxy>]", _OPERATOR, general.show_errors, "report captured errors (there are none)"),
     Command("show info [json|typed]", _USER, show_info, "report figures of the process"),
+    Command("show reload", _USER, reloads.show_reload, "report the last reload of the configuration"),
     Command("show servers conn [<backend>]", _USER, show_servers_conn, "display connections of servers"),
     Command("show servers state [<backend>]", _USER, show_servers_state, "display states of servers"),
     Command("show sess [<id>|all|<filter>]", _OPERATOR, sessions.show_sess,

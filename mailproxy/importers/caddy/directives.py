@@ -38,7 +38,7 @@ STRUCTURE = Group[Handler]("Structure", (
     _key("email", "acme_ca", "acme_ca_root", meaning="of the authority that certificates come from, where this version obtains them"),
     _row("`caddy validate`", "`mailproxy check FILE`; with `--live` it also checks the servers"),
     _row("`caddy run`, `caddy stop`", "`mailproxy run FILE`, SIGTERM"),
-    _row("`caddy reload`", "SIGHUP, see [Reload](reload.md)"),
+    _row("`caddy reload`", "`mailproxy ctl reload`, SIGHUP; see [Reload](reload.md)"),
     _row("admin API", "[Admin socket](admin-socket.md)"),
     _row("`grace_period`", "`drain_timeout` of the process"),
 ))  # fmt: skip

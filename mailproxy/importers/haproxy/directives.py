@@ -246,7 +246,7 @@ OTHERS = Group[Handler]("Other sections", (
     Directive((), "not here: let your monitoring read the log", shown="`mailers`, `email-alert`"),
     Directive((), "not here", shown="`userlist`, `cache`, `program`, `ring`, `log-forward`, `http-errors`, `fcgi-app`, `crt-store`"),
     Directive((), "the same: [Admin socket](admin-socket.md)", shown="runtime commands, `socat`, `hatop`"),
-    Directive((), "SIGHUP, with one worker; see [Reload](reload.md). SIGUSR2 reopens the log here", shown="reload (`SIGUSR2` of the master)"),
+    Directive((), "SIGHUP, `mailproxy ctl reload`; see [Reload](reload.md). SIGUSR2 reopens the log here", shown="reload (`SIGUSR2` of the master)"),
 ))  # fmt: skip
 PROXY_GROUPS = (SECTIONS, FRONTENDS, BACKENDS, TIMEOUTS, CHECKS, LOG)
 PROXY_DIRECTIVES = index(*PROXY_GROUPS)

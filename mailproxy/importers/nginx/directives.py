@@ -39,7 +39,7 @@ MAIN = Group[Handler]("Sections", (
     note("worker_cpu_affinity", "worker_priority", "working_directory", "pcre_jit", "timer_resolution", "thread_pool", "ssl_engine", "debug_points",
          "worker_rlimit_core", "env", "quic_bpf", meaning="not needed"),
     _row("`nginx -t`", "`mailproxy check FILE`; with `--live` it also checks the servers"),
-    _row("`nginx -s reload`, SIGHUP", "SIGHUP, with one worker; see [Reload](reload.md)"),
+    _row("`nginx -s reload`, SIGHUP", "SIGHUP, `mailproxy ctl reload`; see [Reload](reload.md)"),
     _row("`nginx -s reopen`, SIGUSR1", "SIGUSR2 reopens the log"),
 ))  # fmt: skip
 LISTEN = Group[Handler]("Listen", (

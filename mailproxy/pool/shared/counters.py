@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 
 class Cells(Protocol):
@@ -92,12 +92,14 @@ class ServerCounters:
         connected: The sessions that were connected so far. Counted with passive health only.
         waiting: The waiters that require this server.
         first: The ticket of the first of them in each worker, 0 if it has none.
+        number: What identifies the server between processes. It stays with its name and address.
     """
 
     sessions: SharedCounter
     connected: SharedCounter
     waiting: SharedCounter
     first: SharedCounter
+    number: int = field(default=0, kw_only=True)
 
 
 @frozen(eq=False)

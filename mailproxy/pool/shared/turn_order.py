@@ -16,7 +16,7 @@ from typing import Any
 
 from mailproxy.pool.queue import Queue, Waiter
 from mailproxy.pool.server import Server
-from mailproxy.pool.shared.counters import BackendCounters, SharedCounter
+from mailproxy.pool.shared.counters import BackendCounters, ServerCounters, SharedCounter
 from mailproxy.pool.turn_order import TurnOrder
 
 _NS_PER_S = 1_000_000_000
@@ -40,17 +40,23 @@ class SharedTurnOrder(TurnOrder):
         """Publish in ``counters`` and read the other workers' there.
 
         Args:
-            servers: The pool's servers, in the order of ``counters.servers``.
+            servers: The pool's servers, each with its ``counters``.
             counters: The counters of the backend in shared memory.
             clock: Gives nanoseconds that all workers have in common.
             wake_worker: Takes the slot of a worker, which then calls ``Pool.serve_queues``.
             queue_timeout: Seconds that a waiter waits at most. A worker that publishes an older one hangs,
                 and its waiters are passed over.
         """
-        self._counters = counters
-        self._servers = dict(zip(servers, counters.servers, strict=True))
         self._clock = clock
         self._wake_worker = wake_worker
+        self.reconfigure(servers, counters, queue_timeout=queue_timeout)
+
+    def reconfigure(
+        self, servers: Sequence[Server], counters: BackendCounters, *, queue_timeout: float
+    ) -> None:
+        """Order the waiters for other servers from now on. Arguments as for the class."""
+        self._counters = counters
+        self._servers = tuple(servers)
         self._stale_ns = int((queue_timeout + _LATE_S) * _NS_PER_S)
 
     @property
@@ -75,7 +81,7 @@ class SharedTurnOrder(TurnOrder):
 
     def waiting_for(self, server: Server, waiting: int) -> int:  # noqa: ARG002 - the sum has it
         """Return the number of waiters in all workers that require ``server``."""
-        return self._servers[server].waiting.total
+        return _counters_of(server).waiting.total
 
     def queue_changed(self, server: Server | None, queue: Queue[Waiter[Any]], waiting: int) -> None:
         """Publish the first ticket of the queue and the numbers of waiters.
@@ -86,7 +92,7 @@ class SharedTurnOrder(TurnOrder):
         first, counters = queue.first, self._counters
         self._first(server).local = first.ticket if first is not None else 0
         if server is not None:
-            self._servers[server].waiting.local = len(queue)
+            _counters_of(server).waiting.local = len(queue)
         is_first = waiting and not counters.waiting.local
         counters.waiting.local = waiting
         if is_first:
@@ -104,7 +110,12 @@ class SharedTurnOrder(TurnOrder):
             self._wake_worker(min(turns)[1])
 
     def _first(self, server: Server | None) -> SharedCounter:
-        return self._counters.first if server is None else self._servers[server].first
+        return self._counters.first if server is None else _counters_of(server).first
 
     def _oldest_ticket(self) -> int:
         return self._clock() - self._stale_ns
+
+
+def _counters_of(server: Server) -> ServerCounters:
+    """Return the counters of a server, also of one that a reload has removed."""
+    return server.counters  # type: ignore[attr-defined,no-any-return]  # of SharedSessions

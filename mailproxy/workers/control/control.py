@@ -7,7 +7,8 @@ is known of the servers before it checks them itself, so that the change goes un
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from random import SystemRandom
 
 import trio
@@ -20,7 +21,6 @@ from mailproxy.errors import Fault
 from mailproxy.ipc.channel import Channel, Received
 from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_DIED, READY, STOPPED, WORKER_DIED
-from mailproxy.net.listener import Listener
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.drain import DrainTarget
@@ -34,6 +34,7 @@ from mailproxy.workers.admin_messages import (
     TrafficUpdates,
 )
 from mailproxy.workers.backend import ControlBackend, send_snapshots
+from mailproxy.workers.control.backends import ControlBackends
 from mailproxy.workers.control.drains import ControlDrains
 from mailproxy.workers.control.frontends import FrontendWishes
 from mailproxy.workers.control.publisher import PUBLISHER_HELPER, ChangePublisher
@@ -48,7 +49,6 @@ from mailproxy.workers.messages import (
     ConnectFailure,
     CounterUpdates,
     DrainProgress,
-    IndexedSnapshot,
     Message,
     ProcessExit,
     Ready,
@@ -65,8 +65,12 @@ from mailproxy.workers.messages import (
     WorkerChannel,
     open_channel,
 )
-from mailproxy.workers.scoreboard import ProcessCounters
-from mailproxy.workers.stick_sync import StickSync, apply_updates, dump_table, load_table
+from mailproxy.workers.reload.document import ListenerInfo
+from mailproxy.workers.reload.leader import NextConfiguration, ReloadLeader
+from mailproxy.workers.reload.messages import ReloadAnswer, ReloadApplied
+from mailproxy.workers.scoreboard import ProcessCounters, Scoreboard
+from mailproxy.workers.stick.sync import StickSync
+from mailproxy.workers.stick.tables import apply_updates, dump_table, load_table
 
 _SUPERVISOR_HELPER = "channel to the supervisor"
 _REGISTER_TIMEOUT_S = 2.0  # for running workers to send what they know to a new control process
@@ -74,42 +78,24 @@ _STICK_TABLE_TIMEOUT_S = 5.0  # for one of them to send the stick tables
 
 
 @frozen(kw_only=True)
-class ListenerInfo:
-    """Where the workers listen, for the log and for checks. The sockets are the workers'."""
-
-    frontend: str
-    number: int
-    port: int | None
-    name: str
-    address: str
-    mode: str
-
-    @classmethod
-    def of(cls, listener: Listener) -> ListenerInfo:
-        """Describe a listener that is open."""
-        return cls(
-            frontend=listener.frontend, number=listener.number, port=listener.port, name=listener.name,
-            address=listener.address, mode=listener.bind.mode,
-        )  # fmt: skip
-
-
-@frozen(kw_only=True)
 class ControlSlot:
     """What makes a control process one of several processes.
 
     Attributes:
-        counters: Its row of the scoreboard.
+        scoreboard: The shared memory.
         supervisor: The channel to the supervisor.
         wake_supervisor: Tells the supervisor to look at ``counters``.
         workers: The number of workers that there are to be.
         running: The number of workers that served already when this control process was started.
+        generation: The number of the configuration.
     """
 
-    counters: ProcessCounters
+    scoreboard: Scoreboard
     supervisor: Channel[Message]
     wake_supervisor: Callable[[], None]
     workers: int
     running: int
+    generation: int
 
 
 class Control:
@@ -127,6 +113,10 @@ class Control:
     Attributes:
         config: The configuration.
         log: The log.
+        workers: The number of workers that there are to be.
+        generation: The number of the configuration.
+        has_failed: Whether the process ends because it could not follow a reload.
+        reloads: Makes the reloads of the configuration.
         registry: The workers.
         frontends: What the operator wants of frontends.
         drains: What commands of an operator call to end sessions.
@@ -145,34 +135,40 @@ class Control:
     ) -> None:
         self.config = config
         self.log = log
+        self.workers, self.generation = slot.workers, slot.generation
+        self.has_failed = False
         self._listener_infos = listener_infos
         self._log = log
         self._slot = slot
-        self._backends: dict[str, ControlBackend] = {}
-        self._registry = WorkerRegistry(self._backends)
+        self._counters = counters = slot.scoreboard.counters(slot.scoreboard.control)
+        self._settled = trio.Event()  # the state of servers is known, and sent to workers that register
+        self._registry = WorkerRegistry()
         self._publisher = ChangePublisher(self._registry, log)
-        random = SystemRandom()
-        for name, backend in config.backends.items():
-            self._backends[name] = ControlBackend(
-                backend, server_contexts, log, random, counters=slot.counters.backends[name],
-                publisher=self._publisher,
-            )  # fmt: skip
-        reloads = ReloadBroadcaster(self._registry, slot.counters, slot.wake_supervisor)
+        self._backends = ControlBackends(
+            config, server_contexts, log, counters=counters, publisher=self._publisher
+        )
+        certificates = ReloadBroadcaster(self._registry, counters, slot.wake_supervisor)
         self._monitor = ServerMonitor(
-            config, self._backends, server_contexts, ports=ports_of(listener_infos), reloader=reloader, log=log,
-            random=random, on_reloaded=reloads.broadcast,
+            config, dict(self._backends), server_contexts, ports=ports_of(listener_infos), reloader=reloader,
+            log=log, random=SystemRandom(), on_reloaded=certificates.broadcast,
+        )  # fmt: skip
+        self.reloads = ReloadLeader(
+            log=log, registry=self._registry, monitor=self._monitor, backends=self._backends, counters=counters,
+            supervisor=slot.supervisor, wake_supervisor=slot.wake_supervisor, config=lambda: self.config,
+            settled=self._settled, is_stopping=lambda: self.is_stopping, use=self._use, on_failure=self._fail,
         )  # fmt: skip
         self._signals = SignalHandler(
-            config, log, registry=self._registry, monitor=self._monitor, count_sessions=self._count_sessions
-        )
+            lambda: self.config, log, registry=self._registry, count_sessions=self._count_sessions,
+            reload=partial(self.reloads.reload_file, "SIGHUP"),
+        )  # fmt: skip
         self.frontends = FrontendWishes(config)
         self.drains = ControlDrains(self._registry, self._count_sessions_of, log)
         self._state = open_keeper(config, self._backends, log)
+        self._nursery: trio.Nursery | None = None
         self._stick_sync = StickSync()
         self._helper = helper
         self._has_registered = trio.Event()  # set whenever a worker has sent Register
         self._has_stick_table = trio.Event()
-        self._is_settled = False  # the state of servers is known, and sent to workers that register
         self._ended = trio.Event()
 
     @property
@@ -185,8 +181,9 @@ class Control:
         log = self._log
         try:
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 nursery.start_soon(log.run)
-                nursery.start_soon(supervise, log, "heartbeat", beat, self._slot.counters.beat)
+                nursery.start_soon(supervise, log, "heartbeat", beat, self._counters.beat)
                 nursery.start_soon(self._cancel_at_end, nursery.cancel_scope)
                 nursery.start_soon(supervise, log, _SUPERVISOR_HELPER, self._serve_supervisor, nursery)
                 for backend in self._backends.values():
@@ -209,7 +206,7 @@ class Control:
                         await self._state.restore()
                     nursery.start_soon(supervise, log, "state file", self._state.run)
                 await nursery.start(self._monitor.run)
-                self._is_settled = True
+                self._settled.set()
                 for worker in self._registry.workers:
                     if worker.is_registered:
                         self._start_sync(worker, nursery)
@@ -236,12 +233,7 @@ class Control:
     @property
     def counters(self) -> ProcessCounters:
         """The scoreboard, from which the sessions of all workers can be read."""
-        return self._slot.counters
-
-    @property
-    def workers(self) -> int:
-        """The number of workers that there are to be."""
-        return self._slot.workers
+        return self._counters
 
     @property
     def certificates(self) -> list[Certificate]:
@@ -250,7 +242,7 @@ class Control:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the workers have been told to drain or to stop."""
+        """Whether the workers have been sent Drain or Stop."""
         return self._signals.is_stopping
 
     def share_stick_entry(self, backend: ControlBackend, key: int, index: int) -> None:
@@ -259,14 +251,14 @@ class Control:
         self._stick_sync.add(backend.name, ((key, index),))
 
     def _count_sessions(self) -> int:
-        return self._slot.counters.process.sessions.total
+        return self._counters.process.sessions.total
 
     def _count_sessions_of(self, target: DrainTarget) -> int:
         if target.server:
             servers = self._backends[target.backend].servers
             return sum(server.sessions for server in servers if server.name == target.server)
         if target.frontend:
-            return self._slot.counters.frontends[target.frontend].sessions.total
+            return self._counters.frontends[target.frontend].sessions.total
         return self._count_sessions()
 
     # The supervisor
@@ -275,6 +267,7 @@ class Control:
         while (received := await self._slot.supervisor.receive()) is not None:
             with contained(self._log, _SUPERVISOR_HELPER):
                 self._handle_supervisor_message(received, nursery)
+        self.reloads.on_supervisor_gone()
         self._signals.drain()  # the supervisor is gone, and no worker would be replaced
         self._check_ended()
 
@@ -287,6 +280,8 @@ class Control:
                 self._check_ended()
             case ProcessExit():
                 _log_exit(self._log, received.message)
+            case ReloadAnswer():
+                self.reloads.on_answer(received)
             case ReloadFailed(reason):
                 log_rejected(self._log, Fault("process.workers", f"the supervisor: {reason}"))
             case message:
@@ -324,11 +319,13 @@ class Control:
             case Ack():
                 self._registry.acknowledge(message, worker)
             case StickUpdates(name, entries):
-                apply_updates(self._backends[name], entries)
+                for backend in self._backends.named(name):
+                    apply_updates(backend, entries)
                 self._stick_sync.add(name, entries)
-            case ConnectFailure(name, index, host, reason):
-                backend = self._backends[name]
-                backend.observe(backend.servers[index], host, reason)
+            case ConnectFailure(name, number, host, reason):
+                for backend in self._backends.named(name):
+                    if (server := backend.numbered(number)) is not None:
+                        backend.observe(server, host, reason)
             case CounterUpdates():
                 apply_counters(worker.counts, message)
             case Sessions():
@@ -336,38 +333,49 @@ class Control:
             case TrafficUpdates():
                 apply_traffic(worker.traffic, message)
             case FrontendUpdates():
-                if not self._is_settled:
+                if not self._settled.is_set():
                     self.frontends.take_over(message)
             case DrainProgress(drains):
                 self.drains.on_progress(worker, drains)
             case ServerSnapshots(servers):
-                if not self._is_settled:  # afterwards this process knows better
+                if not self._settled.is_set():  # afterwards this process knows better
                     for snapshot in servers:
-                        self._apply_snapshot(snapshot)
+                        self._backends.apply_snapshot(snapshot)
             case StickTablePart(name, entries):
-                load_table(self._backends[name], entries)
+                for backend in self._backends.named(name):
+                    load_table(backend, entries)
             case StickTableEnd():
                 self._has_stick_table.set()
-            case Register(is_new):
-                worker.is_registered, worker.is_new = True, is_new
+            case Register(is_new, generation):
+                worker.is_registered, worker.is_new, worker.generation = True, is_new, generation
                 self._has_registered.set()
-                if self._is_settled:
+                self.reloads.on_worker_changed()
+                if self._settled.is_set():
                     self._start_sync(worker, nursery)
             case Ready():
                 worker.is_ready = True
                 self._log_ready()
+                self.reloads.on_worker_changed()
+            case ReloadApplied(generation):
+                worker.generation = generation
+                self.reloads.on_worker_changed()
+                if self._settled.is_set() and generation >= self.generation:
+                    self._start_sync(worker, nursery)
             case _:
                 raise TypeError(f"the control process does not handle {message!r} of a worker")
 
     def _log_ready(self) -> None:
         """Log that the proxy is ready when all workers listen, unless an earlier control process did."""
-        ready = self._slot.counters.ready
-        if ready.local or sum(worker.is_ready for worker in self._registry.workers) < self._slot.workers:
+        ready = self._counters.ready
+        if ready.local or sum(worker.is_ready for worker in self._registry.workers) < self.workers:
             return
         ready.local = 1
-        for each in self._listener_infos:
+        self._log_listening(self._listener_infos)
+        self._log.event(READY, "mailproxy is ready", workers=self.workers)
+
+    def _log_listening(self, infos: Iterable[ListenerInfo]) -> None:
+        for each in infos:
             log_listening(self._log, each.frontend, name=each.name, address=each.address, mode=each.mode)
-        self._log.event(READY, "mailproxy is ready", workers=self._slot.workers)
 
     def _start_sync(self, worker: WorkerHandle, nursery: trio.Nursery) -> None:
         nursery.start_soon(supervise, self._log, worker.name, self._sync_worker, worker)
@@ -380,6 +388,7 @@ class Control:
             for backend in self._backends.values():
                 for message in dump_table(backend):
                     await worker.channel.send(message)
+            worker.is_new = False
         await worker.channel.send(StartServing())
 
     # Takeover from a control process that has died
@@ -396,11 +405,45 @@ class Control:
             with trio.move_on_after(_STICK_TABLE_TIMEOUT_S):
                 await self._has_stick_table.wait()
 
-    def _apply_snapshot(self, entry: IndexedSnapshot) -> None:
-        backend = self._backends[entry.backend]
-        server = backend.servers[entry.index]
-        backend.apply_snapshot(server, entry.snapshot)
-        self._publisher.mark_published(server)
+    # Reload of the configuration
+
+    def _use(self, new: NextConfiguration) -> None:
+        """Use another configuration, which the supervisor uses already. Nothing waits here."""
+        config, store, commit = new.config, new.prepared.store, new.commit
+        if new.prepared.outputs is not None:
+            self._log.reconfigure(new.prepared.outputs)
+        self._slot.scoreboard.reconfigure(config, commit.workers)
+        self._counters = self._slot.scoreboard.counters(self._slot.scoreboard.control)
+        added = self._backends.reconfigure(
+            config, store.server_contexts, counters=self._counters, addresses=new.addresses
+        )
+        self._monitor.reconfigure(
+            config,
+            dict(self._backends),
+            store.server_contexts,
+            ports=ports_of(commit.listeners),
+            reloader=CertificateReloader(config, store, stage=True) if store.files else None,
+        )
+        self.frontends.reconfigure(config)
+        self._registry.retire_absent(config)
+        if self._state is not None:
+            self._state.reconfigure(self._backends)
+        known = {(each.frontend, each.address) for each in self._listener_infos}
+        self._log_listening([each for each in commit.listeners if (each.frontend, each.address) not in known])
+        self._listener_infos = commit.listeners
+        self.config, self.workers, self.generation = config, commit.workers, commit.generation
+        assert self._nursery is not None  # noqa: S101 - reloads are made while it runs
+        for backend in added:
+            self._nursery.start_soon(backend.run_timers)
+        for worker in self._registry.workers:
+            worker.is_leaving |= worker.slot >= commit.workers
+            if worker.generation >= commit.generation:
+                self._start_sync(worker, self._nursery)
+
+    def _fail(self) -> None:
+        """End with an error, to be replaced by a control process that begins with the configuration in use."""
+        self.has_failed = True
+        self._ended.set()
 
 
 def _log_exit(log: Log, died: ProcessExit) -> None:

@@ -38,6 +38,18 @@ class FrontendWishes:
             for name, frontend in self.config.frontends.items()
         }
 
+    def reconfigure(self, config: Config) -> None:
+        """Use another configuration. What the operator wants stays until the file's own value changes."""
+        before, wishes = self.config, self.frontends
+        self.config, self.frontends = config, {}
+        for name, frontend in config.frontends.items():
+            wish = wishes.get(name) or FrontendWish(FrontendState.OPEN, frontend.max_sessions)
+            if name in before.frontends and before.frontends[name].max_sessions != frontend.max_sessions:
+                wish.limit = frontend.max_sessions
+            self.frontends[name] = wish
+        if before.process.max_sessions != config.process.max_sessions:
+            self.max_sessions = 0
+
     def message(self) -> FrontendUpdates:
         """Return the message that tells a worker all of it."""
         return FrontendUpdates(
@@ -49,4 +61,5 @@ class FrontendWishes:
         """Take over what a worker knows from an earlier control process."""
         self.max_sessions = message.max_sessions
         for name, state, limit in message.frontends:
-            self.frontends[name] = FrontendWish(state, limit)
+            if name in self.frontends:  # else the worker has another configuration for a moment
+                self.frontends[name] = FrontendWish(state, limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from weakref import WeakKeyDictionary
 
 import trio
 from attrs import frozen
@@ -46,7 +47,7 @@ class ChangePublisher:
     def __init__(self, registry: WorkerRegistry, log: Log) -> None:
         self._registry = registry
         self._log = log
-        self._published: dict[BackendServer, object] = {}
+        self._published: WeakKeyDictionary[BackendServer, object] = WeakKeyDictionary()
         self._changes: deque[_PendingChange] = deque()
         self._has_changes = trio.Event()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 
 from attrs import evolve
 
+from mailproxy.config import Config
 from mailproxy.pool import Counts
-from mailproxy.proxy.backend.backend import Backend
+from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.stats import Traffic
 from mailproxy.workers.admin_messages import (
     Sessions,
@@ -28,9 +29,9 @@ class WorkerRegistry:
         workers: The workers, in the order in which they connected.
     """
 
-    def __init__(self, backends: Mapping[str, Backend]) -> None:
+    def __init__(self) -> None:
         self.workers: list[WorkerHandle] = []
-        self._totals = Totals(backends)
+        self._totals = Totals()
         self._traffic = TrafficTotals()
         self._pending: dict[int, PendingAcks] = {}
         self._last_number = 0
@@ -52,9 +53,20 @@ class WorkerRegistry:
         """The number of sessions that servers have had, over all workers that this control process knew."""
         return self._totals.sessions(worker.counts for worker in self.workers)
 
-    def counts(self, backend: str, index: int) -> Counts:
+    def counts(self, backend: str, server: BackendServer) -> Counts:
         """Return what has happened at a server, over all workers that this control process knew."""
-        return self._totals.of(backend, index, [worker.counts for worker in self.workers])
+        return self._totals.of(backend, server, [worker.counts for worker in self.workers])
+
+    def retire_absent(self, config: Config) -> None:
+        """Forget the counters of what a configuration has no longer. It counts from 0 if it comes back."""
+        servers = {(name, each.name) for name, table in config.backends.items() for each in table.servers}
+        self._totals.retire(servers, [worker.counts for worker in self.workers])
+        traffic = {
+            *(("frontend", "", name) for name in config.frontends),
+            *(("backend", "", name) for name in config.backends),
+            *(("server", backend, name) for backend, name in servers),
+        }
+        self._traffic.retire(traffic, [worker.traffic for worker in self.workers])
 
     def traffic(self, kind: str, owner: str, name: str) -> Traffic:
         """Return what sessions have come to, over all workers that this control process knew."""

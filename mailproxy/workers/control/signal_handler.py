@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from mailproxy.config import Config
+from mailproxy.errors import ConfigError
 from mailproxy.log import Log
-from mailproxy.proxy.config_change import log_if_changed
-from mailproxy.proxy.monitor import ServerMonitor
 from mailproxy.proxy.service import log_draining
 from mailproxy.proxy.signals import SignalAction, log_ignored, log_stopping, signal_action
 from mailproxy.proxy.supervise import contained
@@ -23,26 +23,26 @@ class SignalHandler:
     """Acts on signals, and knows whether the proxy is stopping.
 
     Args:
-        config: The configuration.
+        config: Returns the configuration in use.
         log: The log of the control process.
         registry: The workers.
-        monitor: Scans certificate files.
+        reload: Reads the configuration file again and uses it.
         count_sessions: Returns the number of open sessions of all workers.
     """
 
     def __init__(
         self,
-        config: Config,
+        config: Callable[[], Config],
         log: Log,
         *,
         registry: WorkerRegistry,
-        monitor: ServerMonitor,
+        reload: Callable[[], Awaitable[object]],
         count_sessions: Callable[[], int],
     ) -> None:
         self._config = config
         self._log = log
         self._registry = registry
-        self._monitor = monitor
+        self._reload = reload
         self._count_sessions = count_sessions
         self._order: Drain | Stop | None = None
         self._is_draining = False
@@ -68,15 +68,14 @@ class SignalHandler:
                 nursery.start_soon(self._reopen_logs)
             case SignalAction.RELOAD:
                 nursery.start_soon(self._reopen_logs)
-                self._monitor.scan_certificates()
-                nursery.start_soon(log_if_changed, self._config, self._log)
+                nursery.start_soon(self._reload_contained)
             case SignalAction.IGNORE:
                 log_ignored(self._log)
 
     def drain(self) -> None:
         """Have all workers drain, unless they drain or stop already."""
         if self._order is None:
-            seconds = self._config.process.drain_timeout
+            seconds = self._config().process.drain_timeout
             self._order, self._is_draining = Drain(seconds), True
             log_draining(self._log, self._count_sessions(), seconds)
             self._registry.broadcast(self._order, replaces=Drain)
@@ -85,6 +84,10 @@ class SignalHandler:
         self._order = Stop()
         log_stopping(self._log, self._count_sessions())
         self._registry.broadcast(self._order, replaces=Stop)
+
+    async def _reload_contained(self) -> None:
+        with contained(self._log, "reload"), contextlib.suppress(ConfigError):  # it is logged
+            await self._reload()
 
     async def _reopen_logs(self) -> None:
         """Have all workers reopen their logs, then reopen the own one, which logs that all have done it."""

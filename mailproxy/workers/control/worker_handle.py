@@ -24,6 +24,8 @@ class WorkerHandle:
         is_new: Whether it knows nothing of the servers yet.
         is_registered: Whether it has sent Register.
         is_ready: Whether it listens on all binds.
+        is_leaving: Whether a reload has made the workers fewer, and it drains.
+        generation: The number of the configuration that it uses.
         is_unresponsive: Whether it has missed an acknowledgement and has sent nothing since.
         counts: What it has counted of servers.
         traffic: What its sessions have come to.
@@ -35,6 +37,8 @@ class WorkerHandle:
     is_new: bool = True
     is_registered: bool = False
     is_ready: bool = False
+    is_leaving: bool = False
+    generation: int = 1
     is_unresponsive: bool = False
     counts: dict[ServerKey, Counts] = field(factory=dict, repr=False)
     traffic: dict[TrafficKey, Traffic] = field(factory=dict, repr=False)

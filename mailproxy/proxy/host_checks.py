@@ -1,4 +1,4 @@
-"""Checks of this machine against a configuration: users, groups, log files, what binds need, loops."""
+"""Checks of this machine against a configuration: users, log files, what binds need, loops, capabilities."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from ipaddress import IPv6Address
 from pathlib import Path
 
 from mailproxy.address import TcpAddress, UnixAddress
-from mailproxy.app.access import may_write_folder
 from mailproxy.config import Config, Process
 from mailproxy.config.lint.loops import find_loops, is_loopback
-from mailproxy.config.path import ROOT_PATH, ConfigPath, bind_path
+from mailproxy.config.path import ROOT_PATH, ConfigPath, bind_path, server_path
 from mailproxy.display_path import display_path
+from mailproxy.errors import Fault
 from mailproxy.net.accounts import account, group_id, user_id
+from mailproxy.net.dial import can_use_foreign_addresses
+from mailproxy.proxy.access import may_write_folder
 
 _ANY_PORT = 9
+MISSING_CAPABILITY = (
+    '"client" needs CAP_NET_ADMIN, and a change of user gives it up: start as that user with '
+    "AmbientCapabilities=CAP_NET_ADMIN, without process.user"
+)
 
 Add = Callable[[ConfigPath, str], None]
 """Adds a fault: the path of the key, and the fact."""
@@ -175,3 +181,20 @@ def is_own_address(host: str) -> bool:
     except OSError:  # no route to it
         return False
     return own == host or is_loopback(host)
+
+
+def check_capabilities(config: Config) -> None:
+    """Check the capability that ``source = "client"`` needs.
+
+    Raises:
+        ConfigError: A server is configured to see the clients' own addresses, and this process may not use
+            them.
+    """
+    faults = [
+        Fault(server_path(backend.name, index) / "source", MISSING_CAPABILITY)
+        for backend in config.backends.values()
+        for index, server in enumerate(backend.servers)
+        if server.source == "client"
+    ]
+    if faults and not can_use_foreign_addresses():
+        raise config.error(faults)

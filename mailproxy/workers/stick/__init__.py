@@ -1,0 +1,1 @@
+"""Stick tables in several processes: new entries in batches (sync), whole tables (tables)."""

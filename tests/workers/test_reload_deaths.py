@@ -1,0 +1,121 @@
+"""A process is killed at some moment of a reload: the old or the new configuration serves, and the next reload works."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.ports import free_port
+from tests.support.program import TIMEOUT_S
+from tests.support.worker_group import (
+    GreetingServer,
+    WorkerGroup,
+    configuration,
+    greeting_servers,
+    is_running,
+    wait_until,
+)
+
+MOMENTS = 10
+RELOAD_S = 0.06  # the kills are spread over this time; a reload takes 20 to 40 ms
+
+
+@pytest.fixture
+def servers() -> Iterator[list[GreetingServer]]:
+    with greeting_servers("old", "new") as both:
+        yield both
+
+
+def moments(seed: str) -> list[float]:
+    """One in each tenth of a reload."""
+    chance = random.Random(seed)  # noqa: S311 - no secret depends on it
+    return [(number + chance.random()) * RELOAD_S / MOMENTS for number in range(MOMENTS)]
+
+
+def greeting(group: WorkerGroup) -> str:
+    """Return which server a new session gets, as soon as one is served."""
+    end = time.monotonic() + TIMEOUT_S
+    while True:
+        with contextlib.suppress(ConnectionError):
+            return group.connect().greeting
+        assert time.monotonic() < end, group.text
+        time.sleep(0.01)
+
+
+def reload_until_used(group: WorkerGroup, name: str) -> None:
+    """Reload, and wait until every new session gets this server."""
+    before = len(group.lines("reloaded in"))
+    group.send(signal.SIGHUP)
+    wait_until(lambda: len(group.lines("reloaded in")) > before)
+    wait_until(lambda: {greeting(group) for _ in range(6)} == {name})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("half", [0, 1])
+@pytest.mark.parametrize("process", ["control", "worker 1"])
+def test_killed_process_leaves_one_of_both_configurations(
+    servers: list[GreetingServer], tmp_path: Path, process: str, half: int
+) -> None:
+    texts = {server.name: configuration(server) for server in servers}
+    with WorkerGroup(texts["old"], tmp_path) as group:
+        greeting(group)
+        names = ["new", "old"]
+        for number, moment in enumerate(moments(process)[half::2]):
+            name = names[number % 2]
+            group.file.write_text(texts[name])
+            victim = wait_until(lambda: group.children.get(process))
+            group.send(signal.SIGHUP)
+            time.sleep(moment)
+            os.kill(victim, signal.SIGKILL)
+            assert greeting(group) in {"old", "new"}
+            wait_until(lambda: group.children.get(process, victim) != victim)  # noqa: B023 - called at once
+            reload_until_used(group, name)
+            time.sleep(1.0)  # one that dies sooner is replaced with a pause
+        assert not group.lines("reload failed, .*Traceback|helper-failed")
+        group.send(signal.SIGTERM)
+        assert group.wait() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", moments("supervisor"))
+def test_killed_supervisor_makes_room_for_a_fresh_start(
+    servers: list[GreetingServer], tmp_path: Path, moment: float
+) -> None:
+    """The children drain, and a fresh start serves beside them."""
+    port = free_port()
+    texts = {
+        server.name: configuration(server, drain_timeout="500ms").replace(
+            '"127.0.0.1:0"', f'"127.0.0.1:{port}"'
+        )
+        for server in servers
+    }
+    with WorkerGroup(texts["old"], tmp_path) as group:
+        client = group.connect()
+        assert client.greeting == "old"
+        pids = group.pids
+        group.file.write_text(texts["new"])
+        group.send(signal.SIGHUP)
+        time.sleep(moment)
+        group.process.kill()
+        group.process.wait()
+        wait_until(lambda: not listens(port))
+        folder = tmp_path / "fresh"
+        folder.mkdir()
+        with WorkerGroup(texts["new"], folder) as fresh:
+            assert greeting(fresh) == "new"
+            fresh.send(signal.SIGTERM)
+            assert fresh.wait() == 0
+        wait_until(lambda: not any(map(is_running, pids)))
+
+
+def listens(port: int) -> bool:
+    """Whether a TCP socket listens on this port."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()
+    return any(f":{port:04X} 00000000:0000 0A" in line for line in lines)
