@@ -360,6 +360,7 @@ class TestRules:
         assert found["routes"] == [
             {"client": ["10.0.0.0/8"], "port": [144], "backend": "e"},
             {"client": ["10.0.0.0/8"], "backend": "d"},
+            {"reject": True},
         ]
         assert "backend" not in found
 
@@ -367,7 +368,7 @@ class TestRules:
         found = frontend(
             "tcp-request connection accept if { src 10.0.0.0/8 }", "tcp-request connection reject"
         )
-        assert found["routes"] == [{"client": ["10.0.0.0/8"], "backend": "d"}]
+        assert found["routes"] == [{"client": ["10.0.0.0/8"], "backend": "d"}, {"reject": True}]
         assert "backend" not in found
 
     def test_unless(self) -> None:

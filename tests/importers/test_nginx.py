@@ -217,7 +217,10 @@ class TestRoutes:
             {"client": ["198.51.100.0/24", "203.0.113.7/32"], "reject": True}
         ]
         found = frontend("allow 10.0.0.0/8; allow 192.168.0.0/16; deny all;")
-        assert found["routes"] == [{"client": ["10.0.0.0/8", "192.168.0.0/16"], "backend": "imaps"}]
+        assert found["routes"] == [
+            {"client": ["10.0.0.0/8", "192.168.0.0/16"], "backend": "imaps"},
+            {"reject": True},
+        ]
         assert "backend" not in found
 
     def test_unknown_variable(self) -> None:

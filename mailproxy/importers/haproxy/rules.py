@@ -285,6 +285,9 @@ def _fall_back(rules: Rules) -> None:
         return
     if rules.guard.values and rules.rejects_others:
         _add_route(rules, line, Condition(), name)
+        row = Table(place=line.place)  # the others are rejected, with the end reason of that
+        row.set("reject", value=True, source=Origin(line.place))
+        rules.routes.append(row)
         return
     rules.frontend.set(
         "backend", settled_name(name), line if line is not rules.own.head else Origin(line.place)

@@ -303,6 +303,10 @@ def _add_routes(
             _extend(last, next(iter(conditions)), row)
         else:
             routes.append(row)
+    if is_closed:
+        row = Table(place=access[-1][2].place)
+        row.set("reject", value=True, source=Origin(access[-1][2].place))
+        routes.append(row)
 
 
 def _deny(routes: list[Table], networks: list[str], directive: Directive) -> None:
