@@ -118,7 +118,7 @@ def documents(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield Documents(ports, context)
 
 
-@pytest.mark.parametrize("layout", [*LAYOUTS, "caddy"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_login(documents: Documents, user: str, layout: str) -> None:
     session = documents.log_in(layout, user)
     assert session.select()[0] == "OK"
@@ -137,5 +137,5 @@ def test_name_of_caddys_route(documents: Documents, user: str) -> None:
     session = Named(HOST, documents.ports["caddy-tls"], timeout=20)
     session.login(user, PASSWORD)
     session.logout()
-    with pytest.raises(OSError, match=r"ALERT|EOF|reset"):
+    with pytest.raises(OSError, match="unrecognized name"):
         imaplib.IMAP4_SSL(HOST, documents.ports["caddy-tls"], ssl_context=documents.context, timeout=20)
