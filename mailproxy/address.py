@@ -38,6 +38,19 @@ class TcpAddress:
         """Whether the host is an IP address or ``*``, and not a name to resolve."""
         return self.host == "*" or _is_ip(self.host)
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the host is an IP address that only this machine reaches."""
+        return is_loopback_address(self.host)
+
+
+def is_loopback_address(host: str) -> bool:
+    """Whether this is an IP address that only this machine reaches."""
+    try:
+        return ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
 
 @frozen
 class UnixAddress:

@@ -7,12 +7,14 @@ by name. A file is removed only if its name still leads to the device and inode 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
-from attrs import frozen
+from attrs import define, frozen
 
 
 @frozen
@@ -106,6 +108,43 @@ def create(path: Path, flags: int, mode: int, owner: tuple[int, int] | None = No
     return fd
 
 
+def replace(path: Path, parts: Iterable[bytes], *, mode: int) -> FileId:
+    """Write a file beside the old one, and rename it: there is always a whole file of this name.
+
+    Args:
+        path: The file.
+        parts: Its contents.
+        mode: Its permissions, whatever the umask.
+
+    Returns:
+        The identity of the new file, for ``remove``.
+
+    Raises:
+        OSError: If it cannot be written. The old file stays.
+    """
+    new = path.with_name(f".{path.name}.new")
+    with contextlib.suppress(FileNotFoundError):  # of a process that was killed meanwhile
+        new.unlink()
+    fd = create(new, os.O_WRONLY, mode)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(fd)
+            info = os.fstat(fd)
+        new.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)  # the rename is on the disk, too
+    finally:
+        os.close(folder)
+    return FileId(info.st_dev, info.st_ino)
+
+
 def remove(path: Path, created: FileId) -> None:
     """Remove a file if its name still leads to what was created. A file that is gone already is ignored.
 
@@ -117,3 +156,32 @@ def remove(path: Path, created: FileId) -> None:
             path.unlink()
     except FileNotFoundError:
         pass
+
+
+@define(eq=False)
+class SocketFile:
+    """The file of a Unix socket that this process created, or got with the socket.
+
+    Attributes:
+        path: Its name.
+        id: Its identity.
+    """
+
+    path: Path
+    id: FileId
+    _is_left: bool = False
+
+    def leave(self) -> None:
+        """Have ``remove`` do nothing: another process has the socket, and its clients need the file."""
+        self._is_left = True
+
+    def claim(self) -> None:
+        """Have ``remove`` remove the file."""
+        self._is_left = False
+
+    def remove(self) -> None:
+        """Remove the file, unless another one has its name."""
+        # The folder may be root's, and this process has dropped privileges.
+        if not self._is_left:
+            with contextlib.suppress(OSError):
+                remove(self.path, self.id)

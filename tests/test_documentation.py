@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -17,6 +18,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from mailproxy.admin.runtime.commands import COMMANDS
 from mailproxy.cli import main
 from mailproxy.log import END_REASONS
 from mailproxy.log.events import EVENTS
@@ -65,15 +67,18 @@ def generator() -> Iterator[ModuleType]:
 
 @pytest.mark.parametrize(
     ("file", "maker"), [("docs/configuration.md", "reference"), ("config/mailproxy.schema.json", "schema"),
-     ("docs/man/mailproxy.1", "command_manual"), ("docs/man/mailproxy.toml.5", "configuration_manual")],
+     ("docs/man/mailproxy.1", "command_manual"), ("docs/man/mailproxy.toml.5", "configuration_manual"),
+     ("docs/completion/mailproxy.bash", "bash_completion"), ("docs/completion/_mailproxy", "zsh_completion"),
+     ("docs/completion/mailproxy.fish", "fish_completion"), ("docs/end-reasons.md", "end_reasons"),
+     ("docs/log-fields.md", "log_fields"), ("docs/admin-commands.md", "commands")],
 )  # fmt: skip
 def test_generated_files_are_current(generator: ModuleType, file: str, maker: str) -> None:
     assert (ROOT / file).read_text() == getattr(generator, maker)(), "run scripts/write-reference"
 
 
-def test_generated_parts_of_log_page_are_current(generator: ModuleType) -> None:
-    page = PAGES["docs/logging.md"]
-    assert generator.with_log(page) == page, "run scripts/write-reference"
+def test_generated_part_of_metrics_page_is_current(generator: ModuleType) -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    assert generator.with_metrics(page) == page, "run scripts/write-reference"
 
 
 @pytest.mark.parametrize("program", ["haproxy", "nginx", "caddy"])
@@ -102,6 +107,34 @@ def test_links_have_targets(page: str) -> None:
         if not path.exists() or (anchor and anchor not in anchors(name)):
             broken.append(target)
     assert broken == []
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/glossary.md", "CONTRIBUTING.md"])
+def test_files_and_names_of_the_code_exist(page: str) -> None:
+    text = PAGES[page]
+    files = re.findall(r"`((?:mailproxy/)?[a-z_]+/[a-z_/]*[a-z_]+(?:\.py|/))`", text)
+    names = re.findall(r"`((?:[a-z_]+\.)+[A-Z][A-Za-z]+)`", text) if page == "docs/glossary.md" else []
+    missing = [file for file in files if not any((ROOT / root / file).exists() for root in ("", "mailproxy"))]
+    assert missing + [name for name in names if not is_in_the_code(name)] == []
+
+
+def is_in_the_code(name: str) -> bool:
+    module, _, attribute = name.rpartition(".")
+    return hasattr(importlib.import_module(f"mailproxy.{module}"), attribute)
+
+
+def test_page_of_the_admin_socket_has_every_command() -> None:
+    rows = "".join(re.findall(r"^\|.*\n", PAGES["docs/admin-socket.md"], re.MULTILINE))
+    documented = {
+        " ".join([first, *rest])
+        for code in re.findall(r"`([^`]+)`", rows)
+        for firsts, *rest in [code.replace("\\|", "|").split() or [""]]
+        for first in firsts.split("|")
+    }
+    commands = [" ".join(each.words) for each in COMMANDS]
+    assert [
+        each for each in commands if not any(f"{line} ".startswith(f"{each} ") for line in documented)
+    ] == []
 
 
 def test_every_page_is_in_the_index() -> None:

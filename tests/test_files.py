@@ -17,7 +17,8 @@ import mailproxy
 from mailproxy.errors import ConfigError
 from mailproxy.files import FileId, create, remove
 from mailproxy.log import open_target
-from mailproxy.net.listener import close_all, open_listeners
+from mailproxy.net.listener import close_all
+from tests.support.listening import open_listeners
 
 ROOT = os.geteuid() == 0
 UNPRIVILEGED_ID = 65534
@@ -102,7 +103,7 @@ def test_file_replacing_new_socket_is_unchanged(
     config = bind_config(path, unix_mode="0666", unix_user="nobody")
     swap_before_call(monkeypatch, call, lambda: replace(path, secret))
     try:
-        close_all(open_listeners(config, {}))
+        close_all(open_listeners(config))
     except ConfigError as error:
         assert "was replaced by another program" in str(error)  # noqa: PT017 - it may also listen
     assert owner_and_mode(secret) == before
@@ -117,7 +118,7 @@ def test_foreign_socket_replacing_new_socket_is_refused(
     path = folder / "imap.sock"
     swap_before_call(monkeypatch, "open", lambda: replace_with_foreign_socket(path, secret))
     with pytest.raises(ConfigError, match="was replaced by another program while it was made"):
-        open_listeners(bind_config(path, unix_mode="0666"), {})
+        open_listeners(bind_config(path, unix_mode="0666"))
     assert path.stat().st_uid == UNPRIVILEGED_ID
 
 
@@ -126,7 +127,7 @@ def test_foreign_socket_replacing_new_socket_is_refused(
 def test_socket_mode_is_independent_of_umask(folder: Path, bits: int, mode: str) -> None:
     path = folder / "imap.sock"
     with umask(bits):
-        listeners = open_listeners(bind_config(path, unix_mode=mode), {})
+        listeners = open_listeners(bind_config(path, unix_mode=mode))
     assert stat.S_IMODE(path.stat().st_mode) == int(mode, 8)
     close_all(listeners)
     assert not path.exists()
@@ -135,9 +136,9 @@ def test_socket_mode_is_independent_of_umask(folder: Path, bits: int, mode: str)
 def test_replaced_socket_is_not_removed(folder: Path) -> None:
     """This happens when the next proxy starts while this one drains."""
     path = folder / "imap.sock"
-    first = open_listeners(bind_config(path), {})
+    first = open_listeners(bind_config(path))
     path.unlink()
-    second = open_listeners(bind_config(path), {})
+    second = open_listeners(bind_config(path))
     close_all(first)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
@@ -147,7 +148,7 @@ def test_replaced_socket_is_not_removed(folder: Path) -> None:
 
 def test_file_replacing_socket_is_not_removed(folder: Path) -> None:
     path = folder / "imap.sock"
-    listeners = open_listeners(bind_config(path), {})
+    listeners = open_listeners(bind_config(path))
     path.unlink()
     path.write_text("precious")
     close_all(listeners)
@@ -160,7 +161,7 @@ def test_socket_failing_to_listen_is_removed(folder: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("socket.socket.listen", fail)
     with pytest.raises(ConfigError, match="Cannot allocate memory"):
-        open_listeners(bind_config(folder / "imap.sock"), {})
+        open_listeners(bind_config(folder / "imap.sock"))
     assert list(folder.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""Packaging: the wheel and the sdist, manual pages, shell completion and systemd units."""
+"""Packaging: the wheel and the sdist, manual pages and systemd units."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -19,6 +20,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "config"
 NOT_IN_SDIST = (".ci/", ".github/", ".dockerignore")
+SHARED = {
+    "man/man1/mailproxy.1": "man/mailproxy.1",
+    "man/man5/mailproxy.toml.5": "man/mailproxy.toml.5",
+    "bash-completion/completions/mailproxy": "completion/mailproxy.bash",
+    "zsh/site-functions/_mailproxy": "completion/_mailproxy",
+    "fish/vendor_completions.d/mailproxy.fish": "completion/mailproxy.fish",
+}
+"""What the wheel installs below share, and its source below docs."""
 MAILPROXY = Path(sys.executable).with_name("mailproxy")
 
 
@@ -34,39 +43,56 @@ def needs(*programs: str) -> pytest.MarkDecorator:
 # The wheel and the sdist.
 
 
-@pytest.mark.slow
-def test_wheel_ships_examples_units_and_manual(tmp_path: Path) -> None:
+def build(kind: str, folder: Path, source: Path = ROOT) -> Path:
+    """Build a wheel or an sdist, and return its file."""
     pytest.importorskip("hatchling")
-    result = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)
+    result = run(sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", folder, cwd=source)
     assert result.returncode == 0, result.stderr
-    (file,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(file) as wheel:
-        names = set(wheel.namelist())
-        (data,) = {name.partition("/")[0] for name in names if ".data/" in name}
-        share = f"{data}/data/share"
-        for page in ("man1/mailproxy.1", "man5/mailproxy.toml.5"):
-            assert f"{share}/man/{page}" in names
-        for path in (path for path in CONFIG.rglob("*") if path.is_file()):
-            assert wheel.read(f"{share}/mailproxy/config/{path.relative_to(CONFIG)}") == path.read_bytes()
-        assert "mailproxy/py.typed" in names
-        assert not [name for name in names if name.startswith(("tests/", "scripts/"))]
+    (file,) = folder.iterdir()
+    return file
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("wheel", tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.mark.slow
-def test_sdist_has_every_tracked_file(tmp_path: Path) -> None:
+def test_wheel_ships_examples_units_manual_and_completion(wheel: Path) -> None:
+    files = contents(wheel)
+    (data,) = {name.partition("/")[0] for name in files if ".data/" in name}
+    share = f"{data}/data/share"
+    for name, source in SHARED.items():
+        assert files[f"{share}/{name}"] == (ROOT / "docs" / source).read_bytes()
+    for path in (path for path in CONFIG.rglob("*") if path.is_file()):
+        assert files[f"{share}/mailproxy/config/{path.relative_to(CONFIG)}"] == path.read_bytes()
+    assert "mailproxy/py.typed" in files
+    pages = [path for path in (ROOT / "mailproxy/admin/http/page").iterdir() if path.is_file()]
+    assert {f"mailproxy/admin/http/page/{path.name}" for path in pages} <= set(files)
+    assert not [name for name in files if name.startswith(("tests/", "scripts/"))]
+
+
+@pytest.mark.slow
+def test_sdist_has_every_tracked_file_and_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     """Packagers of distributions have only this archive."""
-    pytest.importorskip("hatchling")
-    result = run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path, cwd=ROOT)
-    assert result.returncode == 0, result.stderr
-    (file,) = tmp_path.glob("*.tar.gz")
-    with tarfile.open(file) as archive:
+    (tmp_path / "sdist").mkdir()
+    with tarfile.open(build("sdist", tmp_path / "sdist")) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
+        archive.extractall(tmp_path / "unpacked", filter="data")
     git_files = run("git", "ls-files", cwd=ROOT)
     tracked = (
         set(git_files.stdout.splitlines()) if git_files.returncode == 0 else {"LICENSE", "mailproxy/py.typed"}
     )
     assert {name for name in tracked - names if not name.startswith(NOT_IN_SDIST)} == set()
     assert not [name for name in names if name.startswith(NOT_IN_SDIST)]
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    (tmp_path / "wheel").mkdir()
+    assert contents(build("wheel", tmp_path / "wheel", unpacked)) == contents(wheel)
 
 
 # The manual.
@@ -83,44 +109,6 @@ def test_help_names_the_documentation() -> None:
     words = run(MAILPROXY, "--help").stdout
     assert "man mailproxy" in words
     assert "share/mailproxy/config" in " ".join(words.split())
-
-
-# Shell completion.
-
-
-@needs("bash")
-def test_bash_completes_commands_and_options() -> None:
-    def completions(*words: str) -> set[str]:
-        line = " ".join(map(shlex.quote, words))
-        script = (
-            f"source <({shlex.quote(str(MAILPROXY))} completion bash)\n"
-            f"COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; compopt() {{ :; }}\n"
-            '_mailproxy_completion "$0"\n'
-            'printf "%s\\n" "${COMPREPLY[@]}"\n'
-        )
-        result = run("bash", "-c", script, MAILPROXY)
-        assert result.returncode == 0, result.stderr
-        return set(result.stdout.split())
-
-    assert {"check", "completion", "run"} <= completions("mailproxy", "")
-    assert completions("mailproxy", "ch") == {"check"}
-    assert "--strict" in completions("mailproxy", "check", "--")
-
-
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_have_completion(shell: str) -> None:
-    result = run(MAILPROXY, "completion", shell)
-    assert result.returncode == 0, result.stderr
-    assert "_MAILPROXY_COMPLETE" in result.stdout
-    if shutil.which(shell) is not None:
-        checked = run(shell, "-n", input=result.stdout)
-        assert (checked.returncode, checked.stderr) == (0, "")
-
-
-def test_unknown_shell_is_rejected() -> None:
-    result = run(MAILPROXY, "completion", "tcsh")
-    assert result.returncode == 2
-    assert "'bash', 'zsh', 'fish'" in result.stderr
 
 
 # Units.
@@ -141,6 +129,20 @@ def test_systemd_verifies_the_units(tmp_path: Path, name: str) -> None:
         (tmp_path / file.name).write_text(text)
     result = run("systemd-analyze", "verify", "--man=no", tmp_path / name)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@needs("systemd-analyze")
+def test_systemd_rates_the_service_as_safe() -> None:
+    """The rating is for services: systemd-analyze refuses a unit of another type once it is installed."""
+    result = run(
+        "systemd-analyze",
+        "security",
+        "--offline=true",
+        "--no-pager",
+        CONFIG / "systemd" / "mailproxy.service",
+    )
+    (exposure,) = re.findall(r"Overall exposure level for mailproxy.service: ([\d.]+)", result.stdout)
+    assert float(exposure) < 3.0
 
 
 def test_service_stop_timeout_covers_the_drain() -> None:
@@ -182,6 +184,10 @@ def test_user_and_folders_are_created(tmp_path: Path) -> None:
     for folder, (owner, group_id, mode) in folders.items():
         status = (tmp_path / folder).stat()
         assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (owner, group_id, mode), folder
+    service = unit("mailproxy.service")
+    # The unit makes its folders as tmpfiles.d does.
+    assert (service["RuntimeDirectory"], service["StateDirectory"]) == ("mailproxy", "mailproxy")
+    assert int(service["StateDirectoryMode"], 8) == folders["var/lib/mailproxy"][2]
     # The unit may write exactly to the folders that belong to the user.
     writable = unit("mailproxy.service")["ReadWritePaths"].replace("-/", "").split()
     assert set(writable) == {folder for folder, (owner, _, _) in folders.items() if owner == int(uid)}
@@ -202,9 +208,51 @@ def test_logrotate_accepts_its_file(tmp_path: Path) -> None:
     assert "error" not in result.stderr
 
 
-def test_container_runs_an_existing_program() -> None:
-    text = (ROOT / "Containerfile").read_text()
-    (program,) = re.findall(r'^ENTRYPOINT \["(.*)"\]$', text, re.MULTILINE)
-    assert Path(program).name == MAILPROXY.name
-    (command,) = re.findall(r"^CMD \[(.*)\]$", text, re.MULTILINE)
+# The container. No engine is needed: its commands run here, in other folders.
+
+
+def instructions(name: str) -> list[str]:
+    return re.findall(rf"^{name} (.*)$", (ROOT / "Containerfile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_container_is_built_from_a_wheel(wheel: Path, tmp_path: Path) -> None:
+    """Its files are those that the wheel installs, and its program starts."""
+    assert instructions("COPY")[0] == "dist/mailproxy-*.whl /wheel/"
+    assert (ROOT / ".dockerignore").read_text().splitlines() == ["*", "!dist/*.whl"]
+    assert wheel.match("mailproxy-*.whl")
+    prefix = tmp_path / "mailproxy"
+    command = instructions("RUN")[0]
+    for before, after in {
+        "/opt/mailproxy": str(prefix),
+        "/wheel/": f"{wheel.parent}/",
+        "python -m venv": f"{sys.executable} -m venv",
+        "pip install": "pip install --no-index --no-deps",  # the others are in this environment
+    }.items():
+        assert before in command
+        command = command.replace(before, after)
+    result = run("sh", "-euc", command)
+    assert result.returncode == 0, result.stderr
+    installed = {str(path.relative_to(prefix / "share")) for path in (prefix / "share").rglob("*")}
+    assert installed >= {*SHARED, "mailproxy/config/systemd/mailproxy.service"}
+    (program,) = re.findall(r'^\["(.*)"\]$', instructions("ENTRYPOINT")[0])
+    program = program.replace("/opt/mailproxy", str(prefix))
+    environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
+    for arguments in (["--version"], ["demo", "--help"], ["completion", "bash"]):
+        result = run(program, *arguments, env=environment, cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "")
+    (command,) = re.findall(r"^\[(.*)\]$", instructions("CMD")[0])
     assert command.split(", ")[0] == '"run"'
+
+
+@needs("useradd")
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to add a user")
+def test_container_makes_its_user(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    for name in ("passwd", "group", "shadow", "gshadow"):
+        (tmp_path / "etc" / name).touch()
+    command = shlex.split(instructions("RUN")[1])
+    result = run(command[0], "--prefix", tmp_path, *command[1:])
+    assert result.returncode == 0, result.stderr
+    (user,) = (tmp_path / "etc" / "passwd").read_text().splitlines()
+    assert user.startswith(f"{instructions('USER')[0]}:x:967:")

@@ -1,36 +1,47 @@
-"""A proxy of several processes, as the admin socket of its control process asks it and tells it."""
+"""The `Target` of several processes: the control process sums their figures and broadcasts changes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import trio
 from attrs import frozen
 
+from mailproxy.admin.handover.control_giver import ControlGiver
+from mailproxy.admin.listeners import AdminListeners
 from mailproxy.admin.service import administer
-from mailproxy.admin.sockets import AdminListener
-from mailproxy.admin.target import FrontendFigures
+from mailproxy.admin.target import FrontendFigures, ProcessState, Recent
 from mailproxy.config import Config
+from mailproxy.log import Follower
+from mailproxy.metrics.figures import Figures
+from mailproxy.metrics.servers import SERVER
+from mailproxy.metrics.traffic import Traffic
+from mailproxy.net.passing.sockets import PassedSocket
 from mailproxy.net.tls.certificate import Certificate
-from mailproxy.pool import Counts
+from mailproxy.pool import Counts, read_counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
+from mailproxy.proxy.client_limits import client_limits
 from mailproxy.proxy.drain import DrainCommands
+from mailproxy.proxy.explain import FrontendView, View
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.process import max_sessions
 from mailproxy.proxy.reload.result import Reload, ReloadHistory
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
-from mailproxy.proxy.stats import Traffic
-from mailproxy.workers.admin_messages import (
+from mailproxy.workers.backend import ControlBackend
+from mailproxy.workers.control.control import Control
+from mailproxy.workers.messages import (
+    ClearMaxima,
     EndSession,
     RemoveStickEntries,
     RequestCounters,
+    RequestRecent,
     RequestSessions,
 )
-from mailproxy.workers.backend import ControlBackend
-from mailproxy.workers.control.control import Control
 
-_COUNTERS_TIMEOUT_S = 0.5  # for workers to send their counters; one that is later is counted as it was before
+# For workers to count open sessions. Those of a worker that is later are counted next time.
+_COUNTERS_TIMEOUT_S = 0.5
 _SESSIONS_TIMEOUT_S = 3.0  # for workers to send their sessions, of which there may be many
 _CHANGE_TIMEOUT_S = 1.0  # for workers to follow a change of a frontend
 
@@ -40,6 +51,7 @@ class ControlTarget:
 
     def __init__(self, control: Control) -> None:
         self._control = control
+        self._figures = control.boards.read()
 
     @property
     def config(self) -> Config:
@@ -82,6 +94,58 @@ class ControlTarget:
         return self._control.certificates
 
     @property
+    def view(self) -> View:
+        """The proxy as a client would meet it now. What workers share is read from the shared memory."""
+        control, tables = self._control, self._control.counters.clients
+        frontends = {
+            name: FrontendView(
+                state=control.frontends.frontends[name].state,
+                sessions=control.counters.frontends[name].sessions.total,
+                limit=control.frontends.frontends[name].limit,
+                clients=client_limits(frontend, tables.get(name)),
+            )
+            for name, frontend in self.config.frontends.items()
+        }
+        return View(
+            config=self.config,
+            binds=control.listener_infos,
+            terminators=control.terminators,
+            backends=control.backends,
+            frontends=frontends,
+            sessions=self.sessions,
+            max_sessions=self.max_sessions,
+            now=trio.current_time(),
+        )
+
+    def subscribe(self, follower: Follower) -> None:
+        """Call ``follower`` with each session that ends and each event from now on."""
+        self._control.feed.subscribe(follower)
+
+    def unsubscribe(self, follower: Follower) -> None:
+        """Undo ``subscribe``."""
+        self._control.feed.unsubscribe(follower)
+
+    @property
+    def figures(self) -> Figures:
+        """What was counted until the last `sample` or `refresh`."""
+        return self._figures
+
+    @property
+    def listeners(self) -> Sequence[tuple[str, str]]:
+        """The binds: the name of the frontend, and that of the bind."""
+        return [(each.frontend, each.name) for each in self._control.listener_infos]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all workers accept sessions."""
+        workers = self._control.registry.workers
+        return sum(worker.is_ready for worker in workers) >= self.workers and not self.is_stopping
+
+    def sample(self) -> None:
+        """Read what is counted now."""
+        self._figures = self._control.boards.read()
+
+    @property
     def reloads(self) -> ReloadHistory:
         """The reloads of the configuration so far."""
         return self._control.reloads.history
@@ -104,10 +168,11 @@ class ControlTarget:
         return await self._control.reloads.reload_file("admin socket")
 
     async def refresh(self) -> None:
-        """Have all workers send their counters. Waits for them, 0.5 s at most."""
+        """Have all workers count their open sessions, then `sample`. Waits for them, 0.5 s at most."""
         registry = self._control.registry
         acks = registry.broadcast_acked(RequestCounters(), replaces=RequestCounters)
         await registry.wait_for_acks(acks, _COUNTERS_TIMEOUT_S)
+        self.sample()
 
     def frontend(self, name: str) -> FrontendFigures:
         """Return the figures of a frontend."""
@@ -116,20 +181,35 @@ class ControlTarget:
             state=wish.state,
             sessions=self._control.counters.frontends[name].sessions.total,
             limit=wish.limit,
-            traffic=self._control.registry.traffic("frontend", "", name),
+            traffic=self._figures.frontend(name),
         )
 
     def backend_traffic(self, backend: Backend) -> Traffic:
         """Return what the sessions of a backend have come to."""
-        return self._control.registry.traffic("backend", "", backend.name)
+        return self._figures.backend(backend.name)
 
     def server_traffic(self, backend: Backend, server: BackendServer) -> Traffic:
         """Return what the sessions of a server have come to."""
-        return self._control.registry.traffic("server", backend.name, server.name)
+        return self._figures.server(backend.name, server.name)
 
     def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""
-        return self._control.registry.counts(backend.name, server)
+        return read_counts(self._figures.sums.get((SERVER, backend.name, server.name)))
+
+    @property
+    def processes(self) -> Sequence[ProcessState]:
+        """The workers that are connected."""
+        return [
+            ProcessState(f"worker {each.slot + 1}", each.pid, each.is_ready, not each.is_unresponsive)
+            for each in sorted(self._control.registry.workers, key=lambda worker: worker.slot)
+        ]
+
+    async def recent(self, events: int, *, with_sessions: bool = False) -> Recent:
+        """Return what all processes have logged last. Waits for workers, 3 s at most."""
+        registry = self._control.registry
+        acks = registry.broadcast_acked(RequestRecent(events, with_sessions), replaces=RequestRecent)
+        await registry.wait_for_acks(acks, _SESSIONS_TIMEOUT_S)
+        return Recent.of([*self._control.log.recent, *acks.records], events)
 
     async def set_frontend_state(self, name: str, state: FrontendState) -> None:
         """Pause, resume or shut down a frontend in all workers."""
@@ -145,6 +225,14 @@ class ControlTarget:
         """Set the limit on all sessions together; 0 for that of the configuration."""
         self._control.frontends.max_sessions = sessions
         await self._send_wishes()
+
+    async def clear_maxima(self) -> None:
+        """Let the highest values of all figures begin again, in all processes."""
+        registry = self._control.registry
+        acks = registry.broadcast_acked(ClearMaxima(), replaces=ClearMaxima)
+        await registry.wait_for_acks(acks, _CHANGE_TIMEOUT_S)
+        self._control.boards.clear_maxima()
+        self.sample()
 
     async def list_sessions(self, wanted: SessionFilter) -> list[SessionSummary]:
         """Return the sessions of all workers that match. Waits for them, 3 s at most."""
@@ -182,15 +270,33 @@ class ControlTarget:
 
 @frozen(eq=False)
 class ControlAdministration:
-    """The admin sockets beside a control process. The supervisor keeps them open for the next one."""
+    """The admin sockets and HTTP beside a control process. The supervisor keeps them open for the next one."""
 
-    listeners: Sequence[AdminListener]
+    listeners: AdminListeners
 
     async def run(self, control: Control) -> None:
-        """Serve the sockets until cancelled."""
-        await administer(ControlTarget(control), self.listeners, control.log)
+        """Serve the sockets until cancelled, or until they are left to another proxy."""
+        listeners = self.listeners if self.listeners.is_open else AdminListeners()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                partial(administer, giver=ControlGiver(control)),
+                ControlTarget(control),
+                listeners,
+                control.log,
+                control.boards.own,
+            )
+            await control.handover.released.wait()
+            nursery.cancel_scope.cancel()
+        self.close_copies()
+
+    def sockets(self) -> Sequence[PassedSocket]:
+        """Return the sockets as another proxy gets them."""
+        return self.listeners.passed
+
+    def leave(self) -> None:
+        """Close the sockets, and leave their files to another proxy."""
+        self.listeners.leave()
 
     def close_copies(self) -> None:
-        """Close the sockets in a worker, without removing their files."""
-        for listener in self.listeners:
-            listener.socket.close()
+        """Close the sockets in a child, without removing their files."""
+        self.listeners.close_copies()

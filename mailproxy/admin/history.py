@@ -1,7 +1,8 @@
 """What follows from the proxy's figures over time: rates, longest queues, changes of backends.
 
-Sessions count nothing for this: a task looks at the figures once a second. ``clear counters`` does not
-change the figures either. It is noted here what they were, and subtracted from then on.
+Sessions count nothing for this: a task looks at the figures once a second. ``clear counters all`` does not
+change the figures either. It is noted here what they were, and subtracted from then on. Only highest values
+begin again where they are counted.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from attrs import define, field
 
 from mailproxy.admin.target import Target
 from mailproxy.config import Config
+from mailproxy.metrics.traffic import Times, Traffic
 from mailproxy.pool import Counts
-from mailproxy.proxy.stats import Times, Traffic
 
 _INTERVAL_S = 1.0
 
 Counters = Counts | Traffic
 """What ``clear counters`` subtracts."""
 
-_C = TypeVar("_C", Counts, Traffic)
+C = TypeVar("C", Counts, Traffic)
 
 Key = tuple[str, str, str]
-"""What figures belong to: ``frontend``, ``backend`` or ``server``, then its names."""
+"""What figures belong to: ``frontend``, ``listener``, ``backend`` or ``server``, then its names."""
 
 PROCESS: Key = ("process", "", "")
 
@@ -34,6 +35,11 @@ PROCESS: Key = ("process", "", "")
 def frontend_key(name: str) -> Key:
     """Return the key of a frontend."""
     return "frontend", name, ""
+
+
+def listener_key(frontend: str, bind: str) -> Key:
+    """Return the key of a bind."""
+    return "listener", frontend, bind
 
 
 def backend_key(name: str) -> Key:
@@ -51,19 +57,20 @@ class Trend:
     """What has been noticed of one object.
 
     Attributes:
-        started: Sessions so far, at the last look.
+        started: Sessions so far, at the last look; None before the first.
         rate: Sessions that began in the last second.
         most_rate: The most of them.
         most_waiting: The most sessions that have waited.
-        most_sessions: The most sessions since ``clear counters``.
+        most_sessions: The most sessions of a bind, as seen once a second. Those of others are counted exactly.
         last_session_at: When a session has last begun, None if none has.
         is_up: Whether a backend has a usable server.
         changed_at: When that has last changed.
         downs: How often it went down.
         down_seconds: How long it was down, up to its last change.
+        cleared: Both of these, when ``clear counters all`` was given.
     """
 
-    started: int = 0
+    started: int | None = None
     rate: int = 0
     most_rate: int = 0
     most_waiting: int = 0
@@ -73,18 +80,19 @@ class Trend:
     changed_at: float = 0.0
     downs: int = 0
     down_seconds: float = 0.0
+    cleared: tuple[int, float] = (0, 0.0)
 
-    def look(self, started: int, sessions: int, waiting: int, now: float, seconds: float) -> None:
+    def look(self, started: int, waiting: int, now: float, seconds: float) -> None:
         """Take the figures of this moment, ``seconds`` after those before."""
-        # Counters of workers come a moment later than the number of their sessions.
-        began = max(started - self.started, 0)
+        # Before the first look it is not known when they began: a control process that replaces another one finds many.
+        began = max(started - self.started, 0) if self.started is not None else 0
+        self.started = started
         if began:
-            self.last_session_at, self.started = now, started
+            self.last_session_at = now
         if seconds > 0:
             self.rate = round(began / seconds)
             self.most_rate = max(self.most_rate, self.rate)
         self.most_waiting = max(self.most_waiting, waiting)
-        self.most_sessions = max(self.most_sessions, sessions)
 
     def look_at_state(self, is_up: bool, now: float) -> None:
         """Take note whether a backend has a usable server."""
@@ -115,7 +123,6 @@ class History:
     _trends: dict[Key, Trend] = field(factory=dict, init=False)
     _looked_at: float = field(init=False)
     _cleared: dict[tuple[Key, type], Counters] = field(factory=dict, init=False)
-    _highest_cleared: bool = field(default=False, init=False)
     _config: Config = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -125,6 +132,7 @@ class History:
     async def run(self) -> None:
         """Look at the figures once a second, until cancelled."""
         while True:
+            self.target.sample()
             self.look()
             await trio.sleep(_INTERVAL_S)
 
@@ -135,54 +143,52 @@ class History:
         return self._trends[key]
 
     def look(self) -> None:
-        """Take the figures of this moment."""
+        """Take the figures that the target has sampled."""
         self._follow_config()
         now = self.clock()
         seconds, self._looked_at = now - self._looked_at, now
-        for key, started, sessions, waiting in self._figures():
-            self.trend(key).look(started, sessions, waiting, now, seconds)
+        for key, started, waiting in self._figures():
+            self.trend(key).look(started, waiting, now, seconds)
+        for frontend, bind in self.target.listeners:
+            trend = self.trend(listener_key(frontend, bind))
+            trend.most_sessions = max(trend.most_sessions, self.target.figures.open_sessions(frontend, bind))
         for backend in self.target.backends.values():
             self.trend(backend_key(backend.name)).look_at_state(backend.pool.has_usable_server, now)
 
     def _follow_config(self) -> None:
-        """Forget what a reload has removed. It counts from 0 if it comes back."""
+        """Forget what a reload has removed."""
         config = self.target.config
         if config is self._config:
             return
         self._config = config
         present = {PROCESS, *map(frontend_key, config.frontends), *map(backend_key, config.backends)}
+        present.update(listener_key(*each) for each in self.target.listeners)
         for name, backend in config.backends.items():
             present.update(server_key(name, server.name) for server in backend.servers)
         self._trends = {key: trend for key, trend in self._trends.items() if key in present}
         self._cleared = {key: counters for key, counters in self._cleared.items() if key[0] in present}
 
-    def _figures(self) -> Iterator[tuple[Key, int, int, int]]:
-        """Yield sessions so far, sessions now and waiting sessions of each object."""
-        target, total = self.target, 0
+    def _figures(self) -> Iterator[tuple[Key, int, int]]:
+        """Yield sessions so far and waiting sessions of each object."""
+        target = self.target
         for name in target.config.frontends:
             figures = target.frontend(name)
-            started = figures.traffic.sessions + figures.sessions
-            total += started
-            yield frontend_key(name), started, figures.sessions, 0
-        yield PROCESS, total, target.sessions, 0
+            yield frontend_key(name), figures.traffic.sessions, 0
+        yield PROCESS, target.figures.total().sessions, 0
+        for frontend, bind in target.listeners:
+            yield listener_key(frontend, bind), target.figures.listener(frontend, bind).sessions, 0
         for backend in target.backends.values():
             traffic = target.backend_traffic(backend)
-            yield (
-                backend_key(backend.name),
-                traffic.sessions + backend.sessions,
-                backend.sessions,
-                backend.pool.waiting,
-            )
+            yield backend_key(backend.name), traffic.sessions, backend.pool.waiting
             for server in backend.servers:
                 counts = target.server_counts(backend, server)
                 waiting = backend.pool.waiting_for(server)
-                yield server_key(backend.name, server.name), counts.sessions, server.sessions, waiting
+                yield server_key(backend.name, server.name), counts.sessions, waiting
 
     # Clearing
 
     def clear_highest(self) -> None:
         """Forget the highest values, as ``clear counters`` does."""
-        self._highest_cleared = True
         for trend in self._trends.values():
             trend.clear_highest()
         self.look()
@@ -200,22 +206,20 @@ class History:
                 self._note(key, target.server_traffic(backend, server))
                 self._note(key, target.server_counts(backend, server))
         for trend in self._trends.values():
-            trend.downs, trend.down_seconds = 0, 0.0
+            trend.cleared = trend.downs, trend.down_seconds
         self.clear_highest()
 
     def _note(self, key: Key, counters: Counters) -> None:
         self._cleared[key, type(counters)] = attrs.evolve(counters)
 
-    def since_cleared(self, key: Key, counters: _C) -> _C:
-        """Return counters without what they were when they were cleared. The highest value is the trend's then."""
+    def since_cleared(self, key: Key, counters: C) -> C:
+        """Return counters without what they were when they were cleared. Highest values began again then."""
         self._follow_config()
         before = self._cleared.get((key, type(counters)))
         changes: dict[str, Any] = {}
         if before is not None:
             for each in attrs.fields(type(counters)):
                 value = getattr(counters, each.name)
-                if not isinstance(value, Times):
+                if not isinstance(value, Times) and each.name != "most_sessions":
                     changes[each.name] = value - getattr(before, each.name)
-        if self._highest_cleared:
-            changes["most_sessions"] = self.trend(key).most_sessions
         return attrs.evolve(counters, **changes) if changes else counters

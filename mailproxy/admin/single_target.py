@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 import trio
 
-from mailproxy.admin.target import FrontendFigures
+from mailproxy.admin.target import FrontendFigures, ProcessState, Recent
 from mailproxy.config import Config
+from mailproxy.log import Follower
+from mailproxy.metrics.figures import Figures
+from mailproxy.metrics.servers import SERVER
+from mailproxy.metrics.traffic import Traffic
 from mailproxy.net.tls.certificate import Certificate
-from mailproxy.pool import Counts
+from mailproxy.pool import Counts, read_counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.drain import DrainCommands
+from mailproxy.proxy.explain import FrontendView, View
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.reload.result import Reload, ReloadHistory
 from mailproxy.proxy.reload.single import reload_file
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 from mailproxy.proxy.single_process import SingleProcess
-from mailproxy.proxy.stats import LiveBytes, Traffic
 
 
 class SingleTarget:
@@ -30,7 +35,8 @@ class SingleTarget:
         self._process = process
         self._service = process.service
         self._monitor = process.monitor
-        self._live = LiveBytes()
+        self._figures = Figures()
+        self.sample()
 
     @property
     def config(self) -> Config:
@@ -68,6 +74,61 @@ class SingleTarget:
         return self._monitor.certificates
 
     @property
+    def view(self) -> View:
+        """The proxy as a client would meet it now."""
+        service = self._service
+        frontends = {
+            name: FrontendView(
+                state=frontend.state,
+                sessions=frontend.sessions,
+                limit=frontend.limit,
+                clients=service.limits[name].clients,
+            )
+            for name, frontend in service.frontends.items()
+        }
+        return View(
+            config=service.config,
+            binds=service.listeners,
+            terminators={
+                (each.frontend, each.number - 1): each.terminator
+                for each in service.listeners
+                if each.terminator is not None
+            },
+            backends=service.backends,
+            frontends=frontends,
+            sessions=service.sessions,
+            max_sessions=service.max_sessions,
+            now=trio.current_time(),
+        )
+
+    def subscribe(self, follower: Follower) -> None:
+        """Call ``follower`` with each session that ends and each event from now on."""
+        self._service.log.subscribe(follower)
+
+    def unsubscribe(self, follower: Follower) -> None:
+        """Undo ``subscribe``."""
+        self._service.log.unsubscribe(follower)
+
+    @property
+    def figures(self) -> Figures:
+        """What was counted until the last `sample` or `refresh`."""
+        return self._figures
+
+    @property
+    def listeners(self) -> Sequence[tuple[str, str]]:
+        """The binds: the name of the frontend, and that of the bind."""
+        return [(each.frontend, each.name) for each in self._service.listeners]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it accepts sessions."""
+        return self._service.is_serving
+
+    def sample(self) -> None:
+        """Read what is counted now."""
+        self._figures = Figures.read([self._service.board])
+
+    @property
     def reloads(self) -> ReloadHistory:
         """The reloads of the configuration so far."""
         return self._process.reloads
@@ -86,9 +147,10 @@ class SingleTarget:
         return await reload_file(self._process, "admin socket")
 
     async def refresh(self) -> None:
-        """Read how many bytes live sessions have moved. All else is always up to date."""
+        """Have open sessions counted, then `sample`."""
         await trio.lowlevel.checkpoint()
-        self._live = LiveBytes.of(self._service.registry)
+        self._service.count_live()
+        self.sample()
 
     def frontend(self, name: str) -> FrontendFigures:
         """Return the figures of a frontend."""
@@ -97,20 +159,30 @@ class SingleTarget:
             state=frontend.state,
             sessions=frontend.sessions,
             limit=frontend.limit,
-            traffic=self._live.add_to(frontend.traffic, ("frontend", "", name)),
+            traffic=self._figures.frontend(name),
         )
 
     def backend_traffic(self, backend: Backend) -> Traffic:
         """Return what the sessions of a backend have come to."""
-        return self._live.add_to(backend.traffic, ("backend", "", backend.name))
+        return self._figures.backend(backend.name)
 
     def server_traffic(self, backend: Backend, server: BackendServer) -> Traffic:
         """Return what the sessions of a server have come to."""
-        return self._live.add_to(server.traffic, ("server", backend.name, server.name))
+        return self._figures.server(backend.name, server.name)
 
-    def server_counts(self, _backend: Backend, server: BackendServer) -> Counts:
+    def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""
-        return server.counts
+        return read_counts(self._figures.sums.get((SERVER, backend.name, server.name)))
+
+    @property
+    def processes(self) -> Sequence[ProcessState]:
+        """The process itself."""
+        return [ProcessState("mailproxy", os.getpid(), self.is_ready, is_responsive=True)]
+
+    async def recent(self, events: int, *, with_sessions: bool = False) -> Recent:
+        """Return what was logged last."""
+        await trio.lowlevel.checkpoint()
+        return Recent.of(self._service.recent_records(events, with_sessions=with_sessions), events)
 
     async def set_frontend_state(self, name: str, state: FrontendState) -> None:
         """Pause, resume or shut down a frontend."""
@@ -126,6 +198,13 @@ class SingleTarget:
         """Set the limit on all sessions together; 0 for that of the configuration."""
         await trio.lowlevel.checkpoint()
         self._service.set_limit(sessions)
+
+    async def clear_maxima(self) -> None:
+        """Let the highest values of all figures begin again."""
+        await trio.lowlevel.checkpoint()
+        self._service.count_live()
+        self._service.clear_maxima()
+        self.sample()
 
     async def list_sessions(self, wanted: SessionFilter) -> list[SessionSummary]:
         """Return the sessions that match."""

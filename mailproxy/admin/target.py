@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from attrs import frozen
 
 from mailproxy.config import Config
+from mailproxy.log import EventRecord, Follower, Record, SessionRecord
+from mailproxy.metrics.figures import Figures
+from mailproxy.metrics.traffic import Traffic
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.drain import DrainCommands
+from mailproxy.proxy.explain import View
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.reload.result import Reload, ReloadHistory
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
-from mailproxy.proxy.stats import Traffic
 
 
 @frozen(kw_only=True)
@@ -34,6 +37,49 @@ class FrontendFigures:
     sessions: int
     limit: int
     traffic: Traffic
+
+
+@frozen
+class ProcessState:
+    """A process that serves.
+
+    Attributes:
+        name: What the log calls it.
+        pid: Its process id.
+        is_ready: Whether it accepts sessions.
+        is_responsive: Whether it answers the control process.
+    """
+
+    name: str
+    pid: int
+    is_ready: bool
+    is_responsive: bool
+
+
+@frozen
+class Recent:
+    """What was logged last.
+
+    Attributes:
+        events: Events, the oldest first, as `Log.recent` has them.
+        sessions: Sessions that have ended, in no order.
+    """
+
+    events: Sequence[EventRecord]
+    sessions: Sequence[SessionRecord]
+
+    @classmethod
+    def of(cls, records: Iterable[Record], events: int) -> Recent:
+        """Sort the records of several processes, and keep this many events."""
+        sessions: list[SessionRecord] = []
+        found: list[EventRecord] = []
+        for record in records:
+            if isinstance(record, SessionRecord):
+                sessions.append(record)
+            else:
+                found.append(record)
+        found.sort(key=lambda event: event.time)
+        return cls(found[-events:], sessions)
 
 
 class Target(Protocol):
@@ -72,6 +118,31 @@ class Target(Protocol):
         """The certificates in use."""
 
     @property
+    def view(self) -> View:
+        """The proxy as a client would meet it now."""
+
+    def subscribe(self, follower: Follower) -> None:
+        """Call ``follower`` with each session that ends and each event, of all processes, from now on."""
+
+    def unsubscribe(self, follower: Follower) -> None:
+        """Undo ``subscribe``."""
+
+    @property
+    def figures(self) -> Figures:
+        """What was counted until the last `sample` or `refresh`. The methods below read it."""
+
+    @property
+    def listeners(self) -> Sequence[tuple[str, str]]:
+        """The binds: the name of the frontend, and that of the bind."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every process accepts sessions."""
+
+    def sample(self) -> None:
+        """Read what is counted now. The bytes of open sessions are those of the last `refresh`."""
+
+    @property
     def reloads(self) -> ReloadHistory:
         """The reloads of the configuration so far."""
 
@@ -87,7 +158,7 @@ class Target(Protocol):
         """
 
     async def refresh(self) -> None:
-        """Have the figures below up to date. Waits for workers, a fraction of a second at most."""
+        """Have open sessions counted, then `sample`. Waits for workers, a fraction of a second at most."""
 
     def frontend(self, name: str) -> FrontendFigures:
         """Return the figures of a frontend."""
@@ -101,6 +172,18 @@ class Target(Protocol):
     def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""
 
+    @property
+    def processes(self) -> Sequence[ProcessState]:
+        """The processes that serve."""
+
+    async def recent(self, events: int, *, with_sessions: bool = False) -> Recent:
+        """Return what all processes have logged last. Waits for workers, 3 s at most.
+
+        Args:
+            events: How many events.
+            with_sessions: Whether the last sessions are wanted, too.
+        """
+
     async def set_frontend_state(self, name: str, state: FrontendState) -> None:
         """Pause, resume or shut down a frontend."""
 
@@ -109,6 +192,9 @@ class Target(Protocol):
 
     async def set_process_limit(self, sessions: int) -> None:
         """Set the limit on sessions of all frontends together."""
+
+    async def clear_maxima(self) -> None:
+        """Let the highest values of all figures begin again."""
 
     async def list_sessions(self, wanted: SessionFilter) -> list[SessionSummary]:
         """Return the sessions that match."""

@@ -5,6 +5,7 @@ Modules, in reading order:
     run: the process in the foreground. privileges: how it gives up root.
     api: the embedded proxy.
     advice, port_advice: settings that are probably not what the operator wants.
+    explain: what a client would get from a configuration that does not run.
     live_check, live_hints: one check of every server, for ``mailproxy check --live``.
 """
 

@@ -56,6 +56,7 @@ def advise(config: Config, store: CertificateStore) -> list[Fault]:
     advice += _check_certificates(store.certificates.values(), config.process)
     advice += _check_process(config)
     advice += _check_admin_sockets(config)
+    advice += _check_token(config)
     return list(dict.fromkeys(advice))
 
 
@@ -319,6 +320,15 @@ def _check_admin_sockets(config: Config) -> Iterator[Fault]:
                 path,
                 'may be written by the group of the user that sessions run as: give another group, or mode "0600"',
             )
+
+
+def _check_token(config: Config) -> Iterator[Fault]:
+    file = config.admin.token_file
+    if file is not None and file.stat().st_mode & 0o004:
+        yield Fault(
+            ROOT_PATH / "admin" / "token_file",
+            f"{display_path(file)}: every user of this machine can read it, and give the proxy commands: chmod o-r",
+        )
 
 
 def _check_process(config: Config) -> Iterator[Fault]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 import trio
 from attrs import field, frozen
 
+from mailproxy.admin.handover.single_giver import SingleGiver
+from mailproxy.admin.listeners import AdminListeners
 from mailproxy.admin.service import administer
 from mailproxy.admin.single_target import SingleTarget
-from mailproxy.admin.sockets import AdminListener, close_admin_sockets
 from mailproxy.app.startup import load_and_check, open_all
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.store import CertificateStore
@@ -18,13 +19,16 @@ from mailproxy.config import Config
 from mailproxy.config.values import WEIGHT_MAX
 from mailproxy.errors import Fault
 from mailproxy.log import Log
-from mailproxy.pool import AdminState, Counts
+from mailproxy.net.listener import close_all
+from mailproxy.net.passing.sockets import PassedSockets
+from mailproxy.pool import AdminState, Counts, SharedCounts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.frontend import Frontend
 from mailproxy.proxy.process import max_sessions, worker_count
 from mailproxy.proxy.reload.single import reload
 from mailproxy.proxy.single_process import SingleProcess, build_single_process
+from mailproxy.proxy.state import ProxyState
 
 
 @frozen
@@ -62,7 +66,8 @@ class ProxyServer:
     @property
     def counts(self) -> Counts:
         """Its counters. They go on counting; do not change them."""
-        return self._server.counts
+        counts = self._server.counts
+        return counts.copy() if isinstance(counts, SharedCounts) else counts
 
     def set_state(self, state: Literal["ready", "drain", "maint"]) -> None:
         """Set the administrative state.
@@ -220,14 +225,41 @@ class OpenedProcess:
 
     Attributes:
         process: The service and its monitor.
-        admin_sockets: Where it can be administered.
+        admin: Where it can be administered.
     """
 
     process: SingleProcess
-    admin_sockets: list[AdminListener]
+    admin: AdminListeners
+    _administering: trio.CancelScope = field(factory=trio.CancelScope, repr=False)
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    def close(self) -> None:
+        """Close all sockets. ``run`` does, and this may be called again."""
+        close_all(self.process.service.listeners)
+        self.admin.close()
+
+    def hand_over(self, seconds: float, *, pid: int, unused: Collection[str]) -> None:
+        """Drain, because another process accepts now. The admin sockets are its alone.
+
+        Args:
+            seconds: Until when sessions have to end.
+            pid: The other process.
+            unused: The addresses that it does not listen on.
+        """
+        self._administering.cancel()
+        self.admin.leave()
+        self.process.service.hand_over(seconds, pid=pid, unused=unused)
+
+    async def run(
+        self,
+        giver: SingleGiver | None = None,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
         """Serve until drained or cancelled; started once the service is.
+
+        Args:
+            giver: Hands the sockets over to another process; None if none can take over.
+            task_status: For ``nursery.start``.
 
         Closes:
             All sockets.
@@ -235,17 +267,34 @@ class OpenedProcess:
         service = self.process.service
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(administer, SingleTarget(self.process), self.admin_sockets, service.log)
+                nursery.start_soon(self._administer, giver)
                 async with trio.open_nursery() as serving:
                     await serving.start(service.run)
                     task_status.started()
                 nursery.cancel_scope.cancel()
         finally:
-            close_admin_sockets(self.admin_sockets)
+            self.admin.close()
+
+    async def _administer(self, giver: SingleGiver | None) -> None:
+        with self._administering:
+            service = self.process.service
+            await administer(
+                SingleTarget(self.process),
+                self.admin,
+                service.log,
+                service.board,
+                turns=service.relay_turns,
+                giver=giver,
+            )
 
 
 def open_service(
-    config: Config, store: CertificateStore, *, owner: tuple[int, int] | None = None
+    config: Config,
+    store: CertificateStore,
+    *,
+    owner: tuple[int, int] | None = None,
+    passed: PassedSockets | None = None,
+    state: ProxyState | None = None,
 ) -> OpenedProcess:
     """Listen and open the log: everything that needs privileges.
 
@@ -253,11 +302,13 @@ def open_service(
         config: The configuration.
         store: Its TLS files.
         owner: The user and group that own log files which are created here; None for those of the process.
+        passed: Sockets of the process that this one replaces.
+        state: The state of that process.
 
     Raises:
-        ConfigError: With nothing left open.
+        ConfigError: With nothing left open but ``passed``.
     """
-    opened = open_all(config, store, workers=1, owner=owner)
+    opened = open_all(config, store, workers=1, owner=owner, passed=passed)
     (listeners,) = opened.slots
     process = build_single_process(
         config,
@@ -266,8 +317,9 @@ def open_service(
         reloader=CertificateReloader(config, store) if store.files else None,
         log=Log(opened.outputs),
         max_sessions=max_sessions(config),
+        state=state,
     )
-    return OpenedProcess(process, opened.admin_sockets)
+    return OpenedProcess(process, opened.admin)
 
 
 async def serve(config: Config, *, task_status: trio.TaskStatus[Proxy] = trio.TASK_STATUS_IGNORED) -> None:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from mailproxy.admin.sockets import AdminListener, close_admin_sockets, open_admin_sockets
+from mailproxy.admin.http.sockets import open_http
+from mailproxy.admin.listeners import AdminListeners
+from mailproxy.admin.sockets import close_admin_sockets, open_admin_sockets
+from mailproxy.app.advice import advise
+from mailproxy.app.http_checks import check_http
 from mailproxy.certificates.loader import load_certificates
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.errors import ConfigError
 from mailproxy.log import Output
-from mailproxy.net.listener import Slots, close_slots, open_for_workers, open_listeners
+from mailproxy.net.listener import Slots, close_slots
+from mailproxy.net.passing.adopt import open_slots
+from mailproxy.net.passing.sockets import PassedSockets
 from mailproxy.proxy.host_checks import (
     check_admin_sockets,
     check_binds,
     check_log,
     check_loops,
+    check_pid_file,
     check_state_file,
+    check_tracing,
     check_users,
 )
 from mailproxy.proxy.reload.preparation import check_ports, open_log
@@ -29,7 +37,17 @@ def load_and_check(config: Config) -> CertificateStore:
         ConfigError: With every fault of all of them.
     """
     store = load_certificates(config)
-    for check in (check_users, check_log, check_state_file, check_binds, check_admin_sockets, check_loops):
+    for check in (
+        check_users,
+        check_log,
+        check_tracing,
+        check_pid_file,
+        check_state_file,
+        check_binds,
+        check_admin_sockets,
+        check_http,
+        check_loops,
+    ):
         check(config, store.add)
     if store.faults:
         raise config.error(store.faults)
@@ -43,41 +61,53 @@ class Opened:
     Attributes:
         slots: The listeners of each process.
         outputs: The log's outputs.
-        admin_sockets: Where the proxy can be administered.
+        admin: Where the proxy can be administered.
     """
 
     slots: Slots
     outputs: list[Output]
-    admin_sockets: list[AdminListener]
+    admin: AdminListeners
 
 
 def open_all(
-    config: Config, store: CertificateStore, *, workers: int, owner: tuple[int, int] | None
+    config: Config,
+    store: CertificateStore,
+    *,
+    workers: int,
+    owner: tuple[int, int] | None,
+    passed: PassedSockets | None = None,
 ) -> Opened:
-    """Listen, and open the log targets and the admin sockets.
+    """Listen, and open the log targets, the admin sockets and the socket of HTTP.
 
     Args:
         config: The configuration.
         store: Its TLS files.
         workers: The number of processes that serve.
         owner: The user and group that own log files which are created here; None for those of the process.
+        passed: Sockets that another process has opened. Those that are used are taken out.
 
     Raises:
-        ConfigError: With nothing left open.
+        ConfigError: With nothing left open but ``passed``.
     """
-    terminators = store.bind_terminators
-    slots = (
-        [open_listeners(config, terminators)]
-        if workers == 1
-        else open_for_workers(config, terminators, workers)
-    )
-    admin_sockets: list[AdminListener] = []
+    passed = passed or PassedSockets()
+    slots = open_slots(config, store.bind_terminators, workers, passed)
+    admin = AdminListeners()
     try:
         check_ports(config, slots[0])
-        admin_sockets = open_admin_sockets(config)
+        admin = _open_admin(config, store, passed)
         outputs = open_log(config, owner, shared=workers > 1)
     except ConfigError:
         close_slots(slots)
-        close_admin_sockets(admin_sockets)
+        admin.close()
         raise
-    return Opened(slots, outputs, admin_sockets)
+    return Opened(slots, outputs, admin)
+
+
+def _open_admin(config: Config, store: CertificateStore, passed: PassedSockets) -> AdminListeners:
+    sockets = open_admin_sockets(config, passed)
+    try:
+        advice = advise(config, store) if config.admin.http is not None else ()
+        return AdminListeners(sockets, open_http(config, store, advice, passed))
+    except BaseException:
+        close_admin_sockets(sockets)
+        raise

@@ -13,7 +13,7 @@ from pathlib import Path
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config, FrontendTls, ServerTls
 from mailproxy.config.check_plan import entry_paths, tls_of_checks
-from mailproxy.config.path import ConfigPath, backend_path, bind_path, frontend_path, server_path
+from mailproxy.config.path import ROOT_PATH, ConfigPath, backend_path, bind_path, frontend_path, server_path
 from mailproxy.display_path import display_path
 from mailproxy.errors import Fault
 from mailproxy.net.tls.certificate import Certificate, file_stamp, is_authority, next_update, read_certificate
@@ -103,6 +103,8 @@ class _Loader:
 
     def load(self, config: Config) -> None:
         self._load_binds(config)
+        if config.admin.tls is not None:
+            self._load_once(config.admin.tls, ROOT_PATH / "admin" / "tls")
         self._load_servers(config)
 
     def _load_binds(self, config: Config) -> None:

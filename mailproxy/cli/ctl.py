@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import re
 import socket
@@ -56,14 +57,38 @@ class AdminAddress:
         try:
             with self._connect() as sock:
                 # The proxy marks errors then, so that they need not be guessed from their words.
-                sock.sendall(f"set severity-output number;{commands}\n".encode())
+                # The last one closes the connection also behind the command "prompt".
+                sock.sendall(f"set severity-output number;{commands};quit\n".encode())
                 sock.settimeout(_ANSWER_TIMEOUT_S)
                 data = b"".join(iter(lambda: sock.recv(65536), b""))
         except TimeoutError:
             raise NoAnswerError(f"{self}: no answer from the proxy") from None
         except OSError as error:
-            raise NoAnswerError(f"{self}: {error.strerror}{_remedy(error)}") from None
+            raise NoAnswerError(f"{self}: {error.strerror or error}{_remedy(error)}") from None
         return _parse(data.decode("utf-8", "replace"))
+
+    def stream(self, command: str) -> Iterator[str]:
+        """Send a command whose answer goes on, and yield its text as it comes.
+
+        Raises:
+            NoAnswerError: The proxy cannot be reached, or has refused the command.
+        """
+        try:
+            with self._connect() as sock:
+                sock.sendall(f"set severity-output number;{command}\n".encode())
+                sock.settimeout(None)
+                # Waits as long as the proxy is silent. The first answer is the empty one to the other command.
+                decoder, is_first = codecs.getincrementaldecoder("utf-8")("replace"), True
+                while data := sock.recv(65536):
+                    text = decoder.decode(data)
+                    if is_first:
+                        text = text.removeprefix("\n")
+                        is_first = not text
+                        if text.startswith("["):
+                            raise NoAnswerError(_parse(text).text.strip())
+                    yield text
+        except OSError as error:
+            raise NoAnswerError(f"{self}: {error.strerror}{_remedy(error)}") from None
 
     def _connect(self) -> socket.socket:
         if self.tcp is not None:
@@ -118,6 +143,23 @@ def choose_socket(sockets: Iterable[AdminSocket]) -> AdminAddress | None:
     return None
 
 
+def run_tail(address: AdminAddress, command: str) -> int:
+    """Print what ``tail`` sends until the proxy ends, the user does, or nothing reads on. Return the exit code."""
+    try:
+        for text in address.stream(command):
+            click.echo(text, nl=False)
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:
+        sys.stdout = None  # or Python would report it once more at its end
+        return 0
+    except NoAnswerError as error:
+        click.echo(str(error), err=True)
+        return 1
+    click.echo(f"{address}: the proxy has closed the connection", err=True)
+    return 1
+
+
 def run_command(address: AdminAddress, commands: str) -> int:
     """Send a line of commands, print the answer, and return the exit code."""
     try:
@@ -141,7 +183,9 @@ def run_prompt(address: AdminAddress) -> int:
         for line in _lines("mailproxy> " if is_terminal else ""):
             if line in ("quit", "exit"):
                 break
-            if line:
+            if line.split()[:1] == ["tail"]:
+                run_tail(address, line)
+            elif line:
                 code = run_command(address, line) or code
     return 0 if is_terminal else code
 
@@ -166,8 +210,9 @@ def _readline(address: AdminAddress) -> Iterator[None]:
     except ImportError:
         yield
         return
-    history = _HISTORY.expanduser()
-    with contextlib.suppress(OSError):
+    history = _HISTORY
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: the user has no home directory
+        history = _HISTORY.expanduser()
         readline.read_history_file(history)
     readline.set_history_length(_HISTORY_LENGTH)
     readline.set_completer_delims(" \t;")

@@ -8,15 +8,17 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
-from click.shell_completion import get_completion_class
 
 from mailproxy import __version__
 from mailproxy.cli.report import Writer, write_json, write_text
-from mailproxy.config import Config, json_schema, load, load_stream
+from mailproxy.config import Config, json_schema, load, load_admin, load_stream
 from mailproxy.errors import ConfigError, Fault
+
+if TYPE_CHECKING:
+    from mailproxy.cli.ctl import AdminAddress
 
 FAULTY = 2
 ADVISED = 1
@@ -33,18 +35,25 @@ def main() -> None:
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path, readable=False))
-def run(file: Path) -> None:
+@click.option(
+    "--replace", is_flag=True,
+    help="Take the listening sockets over from the running instance, which then drains and ends.",
+)  # fmt: skip
+def run(file: Path, replace: bool) -> None:
     """Run the proxy in the foreground.
 
     FILE is its configuration (man mailproxy.toml). SIGTERM drains and stops. A second SIGTERM, or SIGINT,
     stops now. SIGHUP and SIGUSR2 reopen log files. SIGHUP also reloads FILE, and certificate files that have
     changed.
+
+    With --replace, the running instance is found by the admin socket in FILE. It goes on until this one accepts,
+    and also if this one does not start. If no instance runs, the start is a normal one.
     """
     config = _load(file)
     from mailproxy.app import run as run_proxy  # late, so that other commands need not import trio
 
     try:
-        run_proxy(config)
+        run_proxy(config, replaces=replace)
     except ConfigError as error:
         _refuse(error)
 
@@ -92,6 +101,63 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
     sys.exit(ADVISED if advice and strict else 0)
 
 
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path, readable=False, allow_dash=True))
+@click.option(
+    "--client",
+    required=True,
+    metavar="ADDR",
+    help="The client's IP address; behind a PROXY header, the one in it.",
+)
+@click.option(
+    "--port", required=True, type=click.IntRange(1, 65535), metavar="N", help="The port that it connects to."
+)
+@click.option(
+    "--bind", default="", metavar="NAME", help="The bind, where several have the port, or where it has none."
+)
+@click.option("--sni", metavar="NAME", help="The server name that it asks for in TLS.")
+@click.option(
+    "--alpn", multiple=True, metavar="P", help="An application protocol that it offers; may be repeated."
+)
+@click.option(
+    "--at",
+    "states",
+    default="",
+    metavar="SERVER=STATE,…",
+    help="States of servers: up, down, ready, drain or maint. SERVER may be BACKEND/SERVER.",
+)
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True,
+    help="With json, print one object on standard output, for programs.",
+)  # fmt: skip
+def explain(
+    file: Path,
+    *,
+    client: str,
+    port: int,
+    bind: str,
+    sni: str | None,
+    alpn: tuple[str, ...],
+    states: str,
+    form: str,
+) -> None:
+    """Explain which server a client would get, and why.
+
+    It walks the client through the configuration FILE, step by step: bind, route, certificate, backend, server.
+    The proxy need not run, and nothing is connected. The running proxy answers the same for its present state:
+    mailproxy ctl explain client=ADDR port=N.
+    """
+    try:
+        config = _load_any(file)
+    except ConfigError as error:
+        _refuse(error)
+    from mailproxy.cli.explain import run_explain  # late, so that other commands need not import trio
+
+    sys.exit(
+        run_explain(config, client=client, port=port, bind=bind, sni=sni, alpn=alpn, states=states, form=form)
+    )
+
+
 @main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--socket", "-s", "where", metavar="SOCKET", help="The admin socket: a path or HOST:PORT.")
 @click.option(
@@ -105,25 +171,18 @@ def ctl(where: str | None, file: Path | None, command: tuple[str, ...]) -> None:
     The commands are HAProxy's runtime commands: "mailproxy ctl help" lists them. Several are separated by
     semicolons. Without -s and -c, the socket is /run/mailproxy/admin.sock. Exit code 1: an answer is an
     error, or the proxy cannot be reached.
+
+    "mailproxy ctl tail" follows ends of sessions, and events. It takes --frontend F, --server B/S, --end E,
+    --format text|json|tcplog and --color auto|always|never.
     """
     from mailproxy.cli import ctl as client  # late, as for the other commands
 
-    address = client.AdminAddress(client.DEFAULT_SOCKET)
-    if where is not None and file is not None:
-        raise click.UsageError("give either --socket or --config")
-    if where is not None:
-        try:
-            address = client.parse_socket(where)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
-    if file is not None:
-        config = _load(file)
-        chosen = client.choose_socket(config.admin.listening.values())
-        if chosen is None:
-            _refuse(
-                config.error([Fault("admin", 'has no socket: give socket = "/run/mailproxy/admin.sock"')])
-            )
-        address = chosen
+    address = _admin_address(where, file)
+    if command[:1] == ("tail",):
+        from mailproxy.cli.tail import tail_command
+
+        tail = tail_command(command[1:])
+        sys.exit(client.run_tail(address, tail) if tail else 0)
     sys.exit(client.run_command(address, " ".join(command)) if command else client.run_prompt(address))
 
 
@@ -188,6 +247,28 @@ def import_(  # noqa: PLR0917 - click passes all of them by name
 
 
 @main.command()
+@click.option("--socket", "-s", "where", metavar="SOCKET", help="The admin socket: a path or HOST:PORT.")
+@click.option(
+    "--config", "-c", "file", type=click.Path(path_type=Path, readable=False), metavar="FILE",
+    help="Take the admin socket from this configuration.",
+)  # fmt: skip
+@click.option(
+    "--interval", type=click.FloatRange(0.2, 60), default=2.0, show_default=True, metavar="SECONDS",
+    help="How often figures are asked for.",
+)  # fmt: skip
+def top(where: str | None, file: Path | None, interval: float) -> None:
+    """Show the running proxy live in the terminal: servers, backends, frontends, sessions.
+
+    ? shows the keys, Tab changes the view, q quits. Without a terminal, or with TERM=dumb, it prints one
+    snapshot. Without -s and -c, the socket is /run/mailproxy/admin.sock. Exit code 1: the proxy cannot be
+    reached.
+    """
+    from mailproxy.cli.top.run import run_top  # late, as for the other commands
+
+    sys.exit(run_top(_admin_address(where, file), interval))
+
+
+@main.command()
 def schema() -> None:
     """Print the JSON Schema of the configuration, for editors."""
     click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
@@ -200,16 +281,17 @@ def completion(shell: str) -> None:
 
     Load it with the shell's source command, in bash: source <(mailproxy completion bash)
     """
-    complete = get_completion_class(shell)
-    assert complete is not None  # noqa: S101 - click supports all three
-    click.echo(complete(main, {}, "mailproxy", "_MAILPROXY_COMPLETE").source())
+    from mailproxy.admin.runtime.commands import COMMANDS  # late, since it imports trio
+    from mailproxy.cli.completion import completion_script
+
+    click.echo(completion_script(shell, main, [each.words for each in COMMANDS]), nl=False)
 
 
 @main.command()
 @click.option(
     "--port-base",
     type=click.IntRange(1, 64000),
-    help="The first of two ports to listen on.  [default: 1143 and 1993]",
+    help="The first of three ports to listen on.  [default: 1143, 1993 and 8405]",
 )
 def demo(port_base: int | None) -> None:
     """Run the proxy with two demo servers.
@@ -219,6 +301,33 @@ def demo(port_base: int | None) -> None:
     from mailproxy.cli.demo import demo as run_demo
 
     run_demo(port_base)
+
+
+def _admin_address(where: str | None, file: Path | None) -> AdminAddress:
+    """Return the admin socket that the options name, or the default one.
+
+    Raises:
+        UsageError: Both options are given, or the socket has no such form.
+    """
+    from mailproxy.cli import ctl as client
+
+    if where is not None and file is not None:
+        raise click.UsageError("give either --socket or --config")
+    if where is not None:
+        try:
+            return client.parse_socket(where)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+    if file is not None:
+        try:  # the rest of it may be faulty: the running proxy then has an older one
+            chosen = client.choose_socket(load_admin(file).listening.values())
+        except ConfigError as error:
+            _refuse(error)
+        if chosen is None:
+            fault = Fault("admin", 'has no socket: give socket = "/run/mailproxy/admin.sock"')
+            _refuse(ConfigError([fault], str(file)))
+        return chosen
+    return client.AdminAddress(client.DEFAULT_SOCKET)
 
 
 def _load(file: Path) -> Config:

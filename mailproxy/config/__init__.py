@@ -25,7 +25,7 @@ Made from a ``Config``:
     schema: The JSON Schema.
 """
 
-from mailproxy.config.loader import from_mapping, has_changed, load, load_stream
+from mailproxy.config.loader import from_mapping, load, load_admin, load_stream
 from mailproxy.config.model import (
     AdminSocket,
     Backend,
@@ -46,6 +46,7 @@ from mailproxy.config.model import (
     SessionRate,
     Step,
     Stick,
+    Tracing,
 )
 from mailproxy.config.schema import json_schema
 from mailproxy.config.values import LogTarget, ProxySource
@@ -53,5 +54,5 @@ from mailproxy.config.values import LogTarget, ProxySource
 __all__ = [
     "AdminSocket", "Backend", "BackendTimeouts", "Bind", "Check", "Config", "Connect", "Frontend", "FrontendTimeouts", "FrontendTls",
     "KeepAlive", "Log", "LogTarget", "Process", "ProxySource", "Route", "Server", "ServerTls", "SessionRate", "Step",
-    "Stick", "from_mapping", "has_changed", "json_schema", "load", "load_stream",
+    "Stick", "Tracing", "from_mapping", "json_schema", "load", "load_admin", "load_stream",
 ]  # fmt: skip

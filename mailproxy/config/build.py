@@ -76,12 +76,19 @@ def build(
     return model.Config(
         process=converter.structure(tables["process"], model.Process),
         log=log,
+        tracing=converter.structure(tables["tracing"], model.Tracing),
         admin=admin,
+        metrics=converter.structure(tables["metrics"], model.Metrics),
         frontends=frontends,
         backends=backends,
         source=source_map.file,
         source_map=source_map,
     )
+
+
+def build_admin(table: Table, diagnostics: Diagnostics, converter: cattrs.Converter) -> model.Admin | None:
+    """Build the ``admin`` table alone. Arguments and result as for `build`."""
+    return _Builder({"admin": table}, diagnostics, converter).admin()
 
 
 def _protocols(frontends: Iterable[model.Frontend]) -> dict[str, list[str]]:
@@ -129,8 +136,11 @@ class _Builder:
         ]
         if None in sockets:
             return None
+        if table.get("tls") is False:
+            table = {key: value for key, value in table.items() if key != "tls"}
         admin: model.Admin = self.converter.structure(table, model.Admin)
         admin_rules.check_sockets(admin, table, self.diagnostics)
+        admin_rules.check_http(admin, table, self.diagnostics)
         return admin
 
     def frontend(self, name: str) -> model.Frontend | None:

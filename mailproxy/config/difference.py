@@ -73,6 +73,7 @@ def compare(old: model.Config, new: model.Config, *, can_change_workers: bool = 
     keys = _RESTART_PROCESS if can_change_workers else ("workers", *_RESTART_PROCESS)
     restart = [
         *_lines("process", old.process, new.process, only=keys),
+        *_lines("tracing", old.tracing, new.tracing),
         *_lines("admin", old.admin, new.admin),
     ]
     process = evolve(new.process, **{key: getattr(old.process, key) for key in keys})
@@ -86,7 +87,7 @@ def compare(old: model.Config, new: model.Config, *, can_change_workers: bool = 
             kept.append(evolve(bind, **{option: getattr(before, option) for option in _RESTART_BIND}))
         frontends[name] = evolve(frontend, bind=tuple(kept))
     # The sockets are opened before privileges are dropped, and the process that serves them may have changed its user.
-    config = evolve(new, process=process, admin=old.admin, frontends=frontends)
+    config = evolve(new, process=process, tracing=old.tracing, admin=old.admin, frontends=frontends)
     return Difference(changes=tuple(_changes(old, config)), needs_restart=tuple(restart), config=config)
 
 
@@ -109,6 +110,7 @@ def _binds(frontends: Iterable[model.Frontend]) -> Iterator[tuple[tuple[str, Bin
 def _changes(old: model.Config, new: model.Config) -> Iterator[str]:
     yield from _lines("process", old.process, new.process)
     yield from _lines("log", old.log, new.log)
+    yield from _lines("metrics", old.metrics, new.metrics)
     for name, before, now in _pairs(old.frontends, new.frontends):
         yield from _added_or_removed(f"frontend {name}", before, now)
         yield from _frontend_changes(name, before, now)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from attrs import evolve
-
 from mailproxy.config import model
-from mailproxy.config.build import build
+from mailproxy.config.build import build, build_admin
 from mailproxy.config.converter import make_converter
 from mailproxy.config.diagnostics import Diagnostics
 from mailproxy.config.environment import expand
@@ -74,37 +71,39 @@ def load_bytes(data: bytes, *, folder: str | os.PathLike[str] = ".", source: str
     Raises:
         ConfigError: The text has faults; the error has all of them.
     """
+    text, tables = _parse(data, source)
+    return _read(tables, folder, SourceMap(source, tables, text))
+
+
+def load_admin(path: str | os.PathLike[str]) -> model.Admin:
+    """Read the ``admin`` table of a configuration file, whatever faults its other tables have.
+
+    Raises:
+        ConfigError: The file cannot be read, or the table has faults.
+    """
+    text, tables = _parse(read_bytes(path), str(path))
+    source_map, diagnostics = SourceMap(str(path), tables, text), Diagnostics()
+    mapping = expand({"admin": tables.get("admin", {})}, ROOT_PATH, diagnostics)
+    table = check_table(model.Admin, mapping["admin"], ROOT_PATH / "admin", diagnostics)
+    admin = build_admin(table, diagnostics, make_converter(Path(path).parent.absolute()))
+    if admin is None or diagnostics.faults:
+        raise source_map.error(diagnostics.faults)
+    return admin
+
+
+def _parse(data: bytes, source: str) -> tuple[str, Table]:
+    """Return the text of a configuration, and its tables."""
     if len(data) > _FILE_MAX:
         raise ConfigError([Fault("", f"is larger than {_FILE_MAX} bytes")], source)
     try:
         text = decode(data)
-        tables = parse(text)
+        return text, parse(text)
     except SyntaxFault as error:
         raise ConfigError([error.fault], source) from None
     except ValueError as error:  # a number of thousands of digits
         raise ConfigError([Fault("", f"cannot be read: {error}")], source) from None
     except RecursionError:
         raise ConfigError([Fault("", "is nested too deeply")], source) from None
-    return evolve(
-        _read(tables, folder, SourceMap(source, tables, text)), digest=hashlib.sha256(data).hexdigest()
-    )
-
-
-def has_changed(config: model.Config) -> bool:
-    """Whether the file's content has changed since it was loaded, or the file is gone.
-
-    Return False for a mapping, and if the process is no longer allowed to read the file. Blocks while it
-    reads.
-    """
-    if not config.digest:
-        return False
-    try:
-        data = Path(config.source).read_bytes()
-    except PermissionError:
-        return False
-    except OSError:
-        return True
-    return hashlib.sha256(data).hexdigest() != config.digest
 
 
 def from_mapping(
@@ -145,7 +144,9 @@ def _validate(mapping: Table, diagnostics: Diagnostics) -> Table:
     sections: dict[str, Callable[[object, ConfigPath], object]] = {
         "process": lambda value, path: check_table(model.Process, value, path, diagnostics),
         "log": lambda value, path: check_table(model.Log, value, path, diagnostics),
+        "tracing": lambda value, path: check_table(model.Tracing, value, path, diagnostics),
         "admin": lambda value, path: check_table(model.Admin, value, path, diagnostics),
+        "metrics": lambda value, path: check_table(model.Metrics, value, path, diagnostics),
         "defaults": lambda value, path: _validate_layers(value, path, diagnostics, without=("name",)),
         "profiles": lambda value, path: {
             name: _validate_layers(layers, path / name, diagnostics, without=("name", "profile"))

@@ -32,7 +32,9 @@ def json_schema() -> Schema:
         "properties": {
             "process": tables.named(model.Process),
             "log": tables.named(model.Log),
+            "tracing": tables.named(model.Tracing),
             "admin": tables.named(model.Admin),
+            "metrics": tables.named(model.Metrics),
             "defaults": _closed(layers, "defaults of all frontends, binds, backends and servers"),
             "profiles": _by_name(_closed(layers, "defaults of those tables that name this profile")),
             "frontends": _by_name(tables.nameless(model.Frontend)),

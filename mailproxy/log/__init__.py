@@ -5,15 +5,18 @@ Modules, in reading order:
     events: the table of everything else that is logged.
     record: the facts of one session, for its line.
     formats: sessions and events as lines.
+    feed: sessions and events as values, for subscribers such as the admin sockets.
     fields: the fields of a session's line in JSON, for the documentation.
     writer: takes lines and writes them in batches, with a task for each target.
     targets: where lines go: a stream, a file, or syslog.
     line_writer: writes whole lines to a descriptor that several processes may share.
     thread: the thread of a writer, for what blocks.
+    tracing: sessions as spans of OpenTelemetry, imported only if they are wanted.
 """
 
 from mailproxy.log.end_reasons import END_REASONS, EndedBy, EndReason, Phase
-from mailproxy.log.record import SessionRecord
+from mailproxy.log.feed import EventRecord, Follower, LostRecords, Record, RecordBuffer, Subscriber
+from mailproxy.log.record import SessionRecord, Step, TimedRecord
 from mailproxy.log.targets import Target, open_target
 from mailproxy.log.writer import Log, Output
 
@@ -21,10 +24,18 @@ __all__ = [
     "END_REASONS",
     "EndReason",
     "EndedBy",
+    "EventRecord",
+    "Follower",
     "Log",
+    "LostRecords",
     "Output",
     "Phase",
+    "Record",
+    "RecordBuffer",
     "SessionRecord",
+    "Step",
+    "Subscriber",
     "Target",
+    "TimedRecord",
     "open_target",
 ]

@@ -1,6 +1,6 @@
 """Events: what the log has beside sessions. Each kind has a constant name and a level; its data are keys.
 
-``docs/logging.md`` has a table of them, made from this module by ``scripts/write-reference``.
+``docs/log-fields.md`` has a list of them, made from this module by ``scripts/write-reference``.
 """
 
 from __future__ import annotations
@@ -73,6 +73,23 @@ RELOADED = Event("reloaded", "info", ("changes", "needs_restart", "ms"),
 RELOAD_FAILED = Event("reload-failed", "error", ("faults",),
     meaning="a new configuration is faulty; the proxy keeps the one that it has")
 
+# Hand-over to another process.
+
+HANDOVER_STARTED = Event("handover-started", "info", ("pid",),
+    meaning="another process (`run --replace`) gets the listening sockets; this one goes on until that one accepts")
+HANDOVER_FAILED = Event("handover-failed", "error", ("pid", "reason"),
+    meaning="the other process has ended before it accepted, and this one goes on; or the new one could not tell the old one "
+    "to stop")
+HANDED_OVER = Event("handed-over", "warning", ("pid", "unused"),
+    meaning="another process accepts from now on, and this one drains; `unused` are the addresses that the other one does "
+    "not listen on")
+TOOK_OVER = Event("took-over", "info", ("pid", "version", "sockets"),
+    meaning="at the start with `--replace`: listening sockets and state of the running process are in use")
+NOTHING_REPLACED = Event("nothing-replaced", "warning", ("socket",),
+    meaning="started with `--replace`, but no instance answers at the admin socket: a normal start")
+STORED_SOCKETS_USED = Event("stored-sockets-used", "info", ("sockets",),
+    meaning="at the start: the service manager has kept listening sockets of the process before, and they are in use")
+
 # Several processes.
 
 WORKER_DIED = Event("worker-died", "error", ("slot", "pid", "why", "sessions"),
@@ -142,6 +159,10 @@ LOG_REOPENED = Event("log-reopened", "info",
 LOG_NOT_REOPENED = Event("log-not-reopened", "error", ("reason",),
     meaning="a file of the log could not be opened again; the old one stays in use")
 
+TRACES_NOT_SENT = Event("traces-not-sent", "warning", ("to", "reason", "lost"),
+    meaning="the collector of `tracing.otlp` does not take spans; once until it does; `lost` sessions did not fit into the "
+    "queue since the last such line")
+
 # Sessions.
 
 SESSION_FAULT = Event("session-fault", "error", ("id", "fault", "place"),
@@ -149,6 +170,9 @@ SESSION_FAULT = Event("session-fault", "error", ("id", "fault", "place"),
 SESSION_STARTED = Event("session-started", "info",
     ("frontend", "backend", "server", "client", "server_address", "id"),
     meaning="a session is connected to its server, in frontends with `log_start = true`")
+SESSION_STEPS = Event("session-steps", "info",
+    ("frontend", "backend", "server", "client", "id", "steps"),
+    meaning="how many milliseconds a session that has ended was in each phase, in frontends with `log_steps = true`")
 
 # Certificates.
 

@@ -1,4 +1,4 @@
-"""The fields of a session's line in ``json``, for the table in ``docs/logging.md``.
+"""The fields of a session's line in ``json``, for the table in ``docs/log-fields.md``.
 
 A test compares them with the line.
 """

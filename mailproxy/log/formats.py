@@ -97,8 +97,11 @@ def tcplog_session(r: SessionRecord) -> str:
 
 def tcplog_event(event: Event, message: str, data: Mapping[str, object]) -> str:
     """Return the message of an event, with a date like that of sessions."""
-    now = time.time()
-    return f"[{haproxy_date(now)}.{_ms(now):03}] {sentence(event, message, data)}"
+    return _tcplog_event_at(time.time(), event, message, data)
+
+
+def _tcplog_event_at(moment: float, event: Event, message: str, data: Mapping[str, object]) -> str:
+    return f"[{haproxy_date(moment)}.{_ms(moment):03}] {sentence(event, message, data)}"
 
 
 def sentence(_event: Event, message: str, _data: Mapping[str, object]) -> str:
@@ -127,14 +130,18 @@ def json_session(r: SessionRecord) -> str:
 
 def json_event(event: Event, message: str, data: Mapping[str, object]) -> str:
     """Return the line of an event as a JSON object."""
+    return _json_event_at(time.time(), event, message, data)
+
+
+def _json_event_at(moment: float, event: Event, message: str, data: Mapping[str, object]) -> str:
     return _json(
-        {"time": _iso(time.time()), "event": event.name, "level": event.level, "message": message, **data}
+        {"time": _iso(moment), "event": event.name, "level": event.level, "message": message, **data}
     )
 
 
 def text_session(r: SessionRecord) -> str:
     """Return the line of a session for people."""
-    return f"{_text_date(r.accepted).format(_ms(r.accepted))} {undated_session(r)}"
+    return f"{text_date(r.accepted)} {undated_session(r)}"
 
 
 def undated_session(r: SessionRecord) -> str:
@@ -154,8 +161,16 @@ def undated_session(r: SessionRecord) -> str:
 
 def text_event(event: Event, message: str, data: Mapping[str, object]) -> str:
     """Return the line of an event for people."""
-    now = time.time()
-    return f"{_text_date(now).format(_ms(now))} {undated_event(event, message, data)}"
+    return _text_event_at(time.time(), event, message, data)
+
+
+def _text_event_at(moment: float, event: Event, message: str, data: Mapping[str, object]) -> str:
+    return f"{text_date(moment)} {undated_event(event, message, data)}"
+
+
+def text_date(moment: float) -> str:
+    """Return local time as in the lines for people."""
+    return _text_date(moment).format(_ms(moment))
 
 
 def undated_event(event: Event, message: str, _data: Mapping[str, object]) -> str:
@@ -173,6 +188,13 @@ SYSLOG_FORMATS: Mapping[str, tuple[SessionLine, EventLine]] = {
     "json": (json_session, json_event),
     "tcplog": (tcplog_session, sentence),
 }
+
+EVENTS_AT: Mapping[str, Callable[[float, Event, str, Mapping[str, object]], str]] = {
+    "text": _text_event_at,
+    "json": _json_event_at,
+    "tcplog": _tcplog_event_at,
+}
+"""What formats an event of another moment."""
 
 
 def _iso(moment: float) -> str:

@@ -10,12 +10,24 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import time
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
 import trio
 from attrs import frozen
 
-from mailproxy.log.events import LEVELS, LINES_LOST, LOG_NOT_REOPENED, LOG_NOT_WRITTEN, LOG_REOPENED, Event
+from mailproxy.log.events import (
+    LEVELS,
+    LINES_LOST,
+    LOG_NOT_REOPENED,
+    LOG_NOT_WRITTEN,
+    LOG_REOPENED,
+    SESSION_STARTED,
+    SESSION_STEPS,
+    Event,
+)
+from mailproxy.log.feed import EventRecord, Record, Subscriber
 from mailproxy.log.formats import FORMATS, SYSLOG_FORMATS, EventLine, SessionLine
 from mailproxy.log.line_writer import LinesLostError
 from mailproxy.log.record import SessionRecord
@@ -27,6 +39,10 @@ _LINES_MAX = 50_000  # about 10 MB of lines, some seconds of a busy proxy
 _BATCH_S = 0.05
 _SESSION_LEVEL = LEVELS.index("info")
 _STDERR = 2
+_RECENT_MAX = 1000
+_RECENT_CHARACTERS = 1000  # of the message of one of them
+# A busy proxy would have no other events among the recent ones.
+_OF_SESSIONS = (SESSION_STARTED, SESSION_STEPS)
 _RETRY_S = 1.0  # after a failure that is not the target's
 _FLUSH_TIMEOUT_S = 2.0  # a target that blocks must not keep the proxy from ending
 
@@ -54,13 +70,21 @@ class Log:
     Args:
         outputs: The targets.
         suppressed: Events that another process logs.
+
+    Attributes:
+        recent: The last 1000 events, whatever the targets take: without their data, and without those of one session.
+        wants_phases: Whether all sessions have a `TimedRecord`. Sessions of a frontend look at its start.
     """
 
     def __init__(self, outputs: Sequence[Output], *, suppressed: Collection[Event] = ()) -> None:
         self._suppressed = frozenset(suppressed)
+        self.recent: deque[EventRecord] = deque(maxlen=_RECENT_MAX)
         self._reopens_quietly = False
         self._has_failed_to_reopen = False
         self._nursery: trio.Nursery | None = None
+        self._lost_before = self._most_lost = 0
+        self._subscribers: tuple[Subscriber, ...] = ()
+        self.wants_phases = False
         self._use(outputs)
 
     def _use(self, outputs: Sequence[Output]) -> None:
@@ -82,6 +106,7 @@ class Log:
         The lines so far go to the outputs before. ``run`` then closes their targets.
         """
         before = self._writers
+        self._lost_before += sum(writer.lost + writer.reported for writer in before)
         self._use(outputs)
         if self._nursery is not None:
             for writer in self._writers:
@@ -94,17 +119,47 @@ class Log:
         """The number of lost lines that are not logged yet."""
         return sum(writer.lost for writer in self._writers)
 
+    @property
+    def lost_so_far(self) -> int:
+        """The number of lost lines since the start. It never goes back."""
+        # While a target is written, its lines are neither lost nor reported.
+        lost = self._lost_before + sum(writer.lost + writer.reported for writer in self._writers)
+        self._most_lost = max(self._most_lost, lost)
+        return self._most_lost
+
     def session(self, record: SessionRecord) -> None:
         """Log a session that has ended."""
         for format_line, writers in self._session_lines:
             line = format_line(record)
             for writer in writers:
                 writer.put("info", line)
+        if self._subscribers:
+            self._publish(record)
 
     def event(self, event: Event, message: str, **data: object) -> None:
         """Log an event to each target whose level it reaches: the message for people, the data for JSON."""
         if event not in self._suppressed:
             self._write_event(self._writers, event, message, data)
+            now = time.time()
+            if event not in _OF_SESSIONS:
+                self.recent.append(EventRecord(event, message[:_RECENT_CHARACTERS], {}, now))
+            if self._subscribers:
+                self._publish(EventRecord(event, message, data, now))
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Call ``subscriber`` with each session and event from now on, whatever the targets get of them.
+
+        It is called on the session's path: it must neither block nor raise.
+        """
+        self._subscribers = (*self._subscribers, subscriber)
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Undo ``subscribe``."""
+        self._subscribers = tuple(each for each in self._subscribers if each != subscriber)
+
+    def _publish(self, record: Record) -> None:
+        for subscriber in self._subscribers:
+            subscriber(record)
 
     def _write_event(
         self, writers: Sequence[LogWriter], event: Event, message: str, data: dict[str, object]
@@ -182,6 +237,7 @@ class LogWriter:
 
     Attributes:
         lost: The number of lost lines that are not logged yet.
+        reported: The number of those that are.
         retired: Cancelled when a reload has replaced the output.
     """
 
@@ -204,7 +260,7 @@ class LogWriter:
         self._reopen_fault = ""
         self._unwritten = 0  # lines of a write that has not finished
         self._deadline = math.inf  # in trio's clock, set by ``finish``
-        self.lost = 0
+        self.lost = self.reported = 0
         self.retired = trio.CancelScope()
 
     @property
@@ -232,7 +288,9 @@ class LogWriter:
             self._wake.set()
         self._lines.append((level, line))
 
-    async def run_until_retired(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run_until_retired(  # noqa: ASYNC128 - run calls started()
+        self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Write lines until cancelled, or until ``retired`` is. Only then the target is closed, too."""
         with self.retired:
             await self.run(task_status)
@@ -328,6 +386,7 @@ class LogWriter:
             self._record_failure(error)
         else:
             self._unwritten = 0
+            self.reported += lost  # only this thread writes it
             self._is_failing = False
 
     def _record_failure(self, error: Exception) -> None:

@@ -16,6 +16,7 @@ from attrs import frozen
 
 from mailproxy.config import Config
 from mailproxy.net.listener import BindPlace, Listener, Slots, close_all, open_missing, open_missing_slots
+from mailproxy.net.passing.matching import match_binds
 from mailproxy.net.tls.terminator import Terminator
 
 
@@ -67,7 +68,7 @@ def hand_over(
         ConfigError: Some addresses cannot be listened on. Nothing is left open then.
     """
     before = _match(config, current)
-    sockets = {old.socket for old in before.values()}
+    sockets = {old.socket for group in before.values() for old in group}
     gone = [listener for listener in current if listener.socket not in sockets]
     for listener in gone:
         listener.share_port(is_shared=True)
@@ -78,18 +79,21 @@ def hand_over(
         for listener in gone:
             listener.share_port(is_shared=False)
         raise
-    listeners = dict(opened)
+    listeners = {place: [listener] for place, listener in opened.items()}
     kept = []
-    for (name, index), old in before.items():
+    for (name, index), group in before.items():
         bind = config.frontends[name].bind[index]
-        new = old.handed_over(bind, name, index + 1, terminators.get((name, index)))
-        listeners[name, index] = new
-        kept.append((new, old))
+        pairs = [
+            (old.handed_over(bind, name, index + 1, terminators.get((name, index))), old) for old in group
+        ]
+        listeners[name, index] = [new for new, _ in pairs]
+        kept += pairs
     return Handover(
         listeners=[
-            listeners[name, index]
+            listener
             for name, frontend in config.frontends.items()
             for index in range(len(frontend.bind))
+            for listener in listeners[name, index]
         ],
         opened=list(opened.values()),
         kept=kept,
@@ -141,7 +145,7 @@ def hand_over_slots(
         ConfigError: Some addresses cannot be listened on. Nothing is left open then.
     """
     positions = {listener.socket: position for position, listener in enumerate(current[0])}
-    before = {place: positions[old.socket] for place, old in _match(config, current[0]).items()}
+    before = {place: positions[old.socket] for place, (old, *_) in _match(config, current[0]).items()}
     gone = [
         listener
         for slot in current
@@ -214,18 +218,11 @@ def _identity(sock: socket.socket) -> int:
     return os.fstat(sock.fileno()).st_ino
 
 
-def _match(config: Config, current: Sequence[Listener]) -> dict[BindPlace, Listener]:
-    """Return the open listener of each bind that has one: that of its own frontend, else of another one."""
-    free = list(current)
-    matches: dict[BindPlace, Listener] = {}
-    for is_own in (True, False):
-        for name, frontend in config.frontends.items():
-            for index, bind in enumerate(frontend.bind):
-                if (name, index) in matches:
-                    continue
-                for listener in free:
-                    if listener.bind.address == bind.address and (listener.frontend == name or not is_own):
-                        matches[name, index] = listener
-                        free.remove(listener)
-                        break
-    return matches
+def _match(config: Config, current: Sequence[Listener]) -> dict[BindPlace, list[Listener]]:
+    """Return the open listeners of each bind that has some. Several have a bind that more processes had before."""
+    groups: dict[BindPlace, list[Listener]] = {}
+    for listener in current:
+        groups.setdefault((listener.frontend, listener.number), []).append(listener)
+    by_bind = list(groups.values())
+    matches = match_binds(config, [(group[0].frontend, str(group[0].bind.address)) for group in by_bind])
+    return {place: by_bind[index] for place, index in matches.items()}

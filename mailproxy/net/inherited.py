@@ -7,7 +7,12 @@ from itertools import zip_longest
 
 from mailproxy.address import DescriptorAddress
 
-_FIRST = 3  # SD_LISTEN_FDS_START: the descriptor after standard error
+FIRST_DESCRIPTOR = 3
+"""SD_LISTEN_FDS_START: the descriptor after standard error."""
+
+STORED_PREFIX = "mailproxy_"
+"""Names of sockets that mailproxy has stored itself begin like this. A bind cannot name them."""
+
 _UNNAMED = "unknown"  # systemd's name for a socket without one
 _MAX_SOCKETS = 4096  # more in LISTEN_FDS is a mistake
 
@@ -23,8 +28,10 @@ def descriptor_of(address: DescriptorAddress) -> int:
     """
     if isinstance(address.fd, int):
         return address.fd
-    names = _passed_names()
-    matches = [_FIRST + index for index, name in enumerate(names) if name == address.fd]
+    if address.fd.startswith(STORED_PREFIX):
+        raise LookupError(f"names that begin with {STORED_PREFIX} are mailproxy's own: give it another one")
+    names = passed_names()
+    matches = [FIRST_DESCRIPTOR + index for index, name in enumerate(names) if name == address.fd]
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -33,11 +40,11 @@ def descriptor_of(address: DescriptorAddress) -> int:
             f"{len(matches)} inherited sockets have this name ({numbers}): write the number, "
             "or give each .socket unit one ListenStream= and its own FileDescriptorName="
         )
-    known = ", ".join(dict.fromkeys(names)) or "none"
+    known = ", ".join(dict.fromkeys(name for name in names if not name.startswith(STORED_PREFIX))) or "none"
     raise LookupError(f"no inherited socket has this name (FileDescriptorName=), the names are: {known}")
 
 
-def _passed_names() -> list[str]:
+def passed_names() -> list[str]:
     """Return the names of the passed sockets, in the order of their descriptors.
 
     Raises:

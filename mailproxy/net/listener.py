@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import select
 import socket
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
 
 from attrs import evolve, field, frozen
 
@@ -17,7 +14,7 @@ from mailproxy.address import Networks, TcpAddress, UnixAddress, join_host_port
 from mailproxy.config import Bind, Config
 from mailproxy.config.path import bind_path
 from mailproxy.errors import Fault
-from mailproxy.files import FileId, remove
+from mailproxy.files import SocketFile
 from mailproxy.net.dial import socket_address
 from mailproxy.net.inherited import descriptor_of
 from mailproxy.net.listening_socket import (
@@ -53,7 +50,7 @@ class Listener:
         name: The name for logs and statistics.
         only_address: The local address of every connection. None for a bind to all addresses, and without
             TCP.
-        created: The file of a Unix socket that was created here. ``close`` removes it.
+        created: The file of a Unix socket that this process is to remove. ``close`` does.
     """
 
     socket: socket.socket
@@ -65,7 +62,7 @@ class Listener:
     name: str = field(kw_only=True)
     _trusted: Networks = field(kw_only=True)
     only_address: tuple[str, int] | None = field(default=None, kw_only=True)
-    created: FileId | None = field(default=None, kw_only=True)
+    created: SocketFile | None = field(default=None, kw_only=True)
     _family: int = field(init=False)
 
     @_family.default
@@ -74,33 +71,33 @@ class Listener:
 
     def handed_over(self, bind: Bind, frontend: str, number: int, terminator: Terminator | None) -> Listener:
         """Return the listener of this socket for a bind of another configuration with the same address."""
-        return _listener(self.socket, bind, frontend, number, terminator, created=self.created)
+        return make_listener(self.socket, bind, frontend, number, terminator, created=self.created)
 
     @classmethod
     def of_socket(
         cls, sock: Socket, bind: Bind, frontend: str, number: int, terminator: Terminator | None
     ) -> Listener:
         """Return the listener of a socket that another process has opened for this bind."""
-        return _listener(sock, bind, frontend, number, terminator)
+        return make_listener(sock, bind, frontend, number, terminator)
 
     def share_port(self, *, is_shared: bool) -> None:
         """Allow or forbid that another socket of this user binds the port, too (SO_REUSEPORT)."""
         if isinstance(self.bind.address, TcpAddress):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
 
-    def update_socket(self, before: Bind) -> None:
-        """Set the options of the socket that differ from those of the bind that it had before."""
+    def update_socket(self, before: Bind | None) -> None:
+        """Set the options that differ from those of the bind that the socket had before: all if that is unknown."""
         bind, sock = self.bind, self.socket
-        if bind.backlog != before.backlog and self.is_listening:
+        if (before is None or bind.backlog != before.backlog) and self.is_listening:
             sock.listen(bind.backlog)
         if not isinstance(bind.address, TcpAddress):
             return
-        if bind.keepalive != before.keepalive:
+        if before is None or bind.keepalive != before.keepalive:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 0)
-        if bind.tcp_user_timeout != before.tcp_user_timeout:
+        if before is None or bind.tcp_user_timeout != before.tcp_user_timeout:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
         set_for_accepted(sock, bind)
-        if bind.fast_open != before.fast_open:
+        if before is None or bind.fast_open != before.fast_open:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, FAST_OPEN_QUEUE * bind.fast_open)
 
     def for_worker(self) -> Listener:
@@ -201,10 +198,8 @@ class Listener:
         if self.socket.fileno() == -1:
             return
         self.socket.close()
-        if isinstance(self.bind.address, UnixAddress) and self.created is not None:
-            # The folder may be root's, and this process has dropped privileges.
-            with contextlib.suppress(OSError):
-                remove(Path(self.bind.address.path), self.created)
+        if self.created is not None:
+            self.created.remove()
 
 
 BindPlace = tuple[str, int]
@@ -212,19 +207,6 @@ BindPlace = tuple[str, int]
 
 Slots = list[list[Listener]]
 """The listeners of each worker, by worker slot."""
-
-
-def open_listeners(config: Config, terminators: Mapping[tuple[str, int], Terminator]) -> list[Listener]:
-    """Listen on every bind of every frontend, in one process.
-
-    Args:
-        config: The configuration.
-        terminators: By frontend and index of the bind, for binds that terminate TLS.
-
-    Raises:
-        ConfigError: Some addresses cannot be listened on. The other sockets are closed.
-    """
-    return list(open_missing(config, terminators, ()).values())
 
 
 def open_missing(
@@ -245,31 +227,10 @@ def open_missing(
     Raises:
         ConfigError: Some addresses cannot be listened on. The other sockets that were opened here are closed.
     """
-    binds = _open_binds(
-        config, terminators, lambda *bind: [_open(*bind, shared_ports=shared_ports)], existing
+    binds = open_binds(
+        config, terminators, lambda *bind: [open_bind(*bind, shared_ports=shared_ports)], existing
     )
     return {place: listener for place, (listener,) in binds.items()}
-
-
-def open_for_workers(
-    config: Config, terminators: Mapping[tuple[str, int], Terminator], workers: int
-) -> Slots:
-    """Listen on every bind of every frontend, for several workers.
-
-    Each worker gets TCP sockets of its own with SO_REUSEPORT, and the kernel distributes connections over
-    them (socket(7)). Other sockets are the same in each list.
-
-    Args:
-        config: The configuration.
-        terminators: By frontend and index of the bind, for binds that terminate TLS.
-        workers: The number of workers.
-
-    Raises:
-        ConfigError: Some addresses cannot be listened on, perhaps because another program does. The other
-            sockets are closed.
-    """
-    binds = _open_binds(config, terminators, partial(_open_for_each, workers=workers), ())
-    return [[listeners[slot] for listeners in binds.values()] for slot in range(workers)]
 
 
 def open_missing_slots(
@@ -294,15 +255,15 @@ def open_missing_slots(
     """
 
     def open_rest(bind: Bind, frontend: str, number: int, terminator: Terminator | None) -> list[Listener]:
-        return _open_for_each(
+        return open_for_each(
             bind, frontend, number, terminator, workers=slots,
             existing=existing.get((frontend, number - 1), ()), shared_ports=shared_ports,
         )  # fmt: skip
 
-    return _open_binds(config, terminators, open_rest, ())
+    return open_binds(config, terminators, open_rest, ())
 
 
-def _open_binds(
+def open_binds(
     config: Config,
     terminators: Mapping[tuple[str, int], Terminator],
     open_bind: Callable[[Bind, str, int, Terminator | None], list[Listener]],
@@ -330,7 +291,7 @@ def _open_binds(
     return binds
 
 
-def _open_for_each(
+def open_for_each(
     bind: Bind,
     frontend: str,
     number: int,
@@ -343,7 +304,7 @@ def _open_for_each(
     """Return the bind's listener for each worker behind those that exist; either all are opened or none."""
     address = bind.address
     if not isinstance(address, TcpAddress):
-        return [] if existing else [_open(bind, frontend, number, terminator)] * workers
+        return [] if existing else [open_bind(bind, frontend, number, terminator)] * workers
     if address.port and not existing and address.port not in shared_ports:
         # With SO_REUSEPORT, the bind would succeed beside another program of this user. Without it, it fails
         # then.
@@ -353,7 +314,7 @@ def _open_for_each(
         for _ in range(len(existing), workers):
             port = next((each.port for each in (*existing, *opened)), address.port)
             sock = bind_tcp(bind, evolve(address, port=port), reuse_port=True)
-            opened.append(_listener(start_listening(sock, bind), bind, frontend, number, terminator))
+            opened.append(make_listener(start_listening(sock, bind), bind, frontend, number, terminator))
             if existing and not existing[0].is_listening:
                 opened[-1].pause()
     except BaseException:
@@ -383,7 +344,7 @@ def _reason(error: Exception, bind: Bind) -> str:
     return reason
 
 
-def _open(
+def open_bind(
     bind: Bind,
     frontend: str,
     number: int,
@@ -398,17 +359,17 @@ def _open(
         sock, created = open_unix(bind, bind.address)
     else:
         sock = adopt_descriptor(descriptor_of(bind.address))
-    return _listener(sock, bind, frontend, number, terminator, created=created)
+    return make_listener(sock, bind, frontend, number, terminator, created=created)
 
 
-def _listener(
+def make_listener(
     sock: socket.socket,
     bind: Bind,
     frontend: str,
     number: int,
     terminator: Terminator | None,
     *,
-    created: FileId | None = None,
+    created: SocketFile | None = None,
 ) -> Listener:
     sock.setblocking(False)
     local = sock.getsockname()

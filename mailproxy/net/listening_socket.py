@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mailproxy.address import TcpAddress, UnixAddress
 from mailproxy.config import Bind
-from mailproxy.files import FileId, bind_unix, remove
+from mailproxy.files import FileId, SocketFile, bind_unix, remove
 from mailproxy.net.accounts import group_id, user_id
 from mailproxy.net.dial import socket_address
 from mailproxy.net.keepalive import keepalive_options
@@ -71,7 +71,7 @@ def set_for_accepted(sock: socket.socket, bind: Bind) -> None:
         )
 
 
-def open_unix(bind: Bind, address: UnixAddress) -> tuple[socket.socket, FileId]:
+def open_unix(bind: Bind, address: UnixAddress) -> tuple[socket.socket, SocketFile]:
     path = Path(address.path)
     uid = -1 if bind.unix_user is None else user_id(bind.unix_user)
     gid = -1 if bind.unix_group is None else group_id(bind.unix_group)
@@ -86,7 +86,7 @@ def open_unix(bind: Bind, address: UnixAddress) -> tuple[socket.socket, FileId]:
             remove(path, created)
         sock.close()
         raise
-    return sock, created
+    return sock, SocketFile(path, created)
 
 
 def remove_stale(path: Path) -> None:

@@ -149,6 +149,7 @@ class Poller:
 
     Attributes:
         now: Trio's clock when the last events arrived, in seconds.
+        turns: Turns so far.
         clock: Reads trio's clock. Faster than ``trio.current_time`` while ``serve`` runs.
     """
 
@@ -170,6 +171,7 @@ class Poller:
         # An eventfd that ends the wait of ``serve``; None while it does not wait.
         self._wakeup_fd: int | None = None
         self.now = 0.0
+        self.turns = 0
         self.clock = trio.current_time
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -200,6 +202,7 @@ class Poller:
     def _deliver(self) -> None:
         """Take one turn: poll and deliver until nothing is ready, the time is up, or a task was woken."""
         deferred, poll = self._deferred, self._epoll.poll
+        self.turns += 1
         self._has_woken_task = False
         deadline = self.clock() + _MAX_TURN_S
         # A poll costs one system call. Another round through trio's loop costs ten times that. But tasks that
@@ -339,6 +342,7 @@ class TrioPoller:
     """Replaces ``Poller`` where there is no epoll. It has no registry, and uses trio's own waits."""
 
     clock = staticmethod(trio.current_time)
+    turns = 0
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Return at once: there is nothing to serve."""

@@ -45,6 +45,7 @@ from mailproxy.pool.shared.counters import (
     SharedCounter,
     SharedSessions,
 )
+from mailproxy.pool.shared.server_counts import SharedCounts, read_counts
 from mailproxy.pool.shared.turn_order import SharedTurnOrder
 from mailproxy.pool.state_change import StateChange
 from mailproxy.pool.stick_table import StickTable, client_key
@@ -77,6 +78,7 @@ __all__ = [
     "ServerCounters",
     "SessionCounts",
     "SharedCounter",
+    "SharedCounts",
     "SharedPassiveHealth",
     "SharedSessions",
     "SharedTurnOrder",
@@ -87,5 +89,6 @@ __all__ = [
     "Waiter",
     "client_hash",
     "client_key",
+    "read_counts",
     "words_for",
 ]

@@ -35,11 +35,12 @@ class Published:
     """The tables in which workers publish a count.
 
     Attributes:
-        own: The table that this worker writes.
+        own: The table that this worker writes; None for a reader that counts nothing, such as the control
+            process.
         others: The tables of the other workers.
     """
 
-    own: CountTable
+    own: CountTable | None
     others: Sequence[CountTable]
 
 
@@ -157,6 +158,15 @@ class RateCounts:
             previous += other & _COUNT_MAX
         return current + int(previous * remaining)
 
+    def peek(self, client: int, now: float) -> int:
+        """Return what ``add`` would return, without counting the connection."""
+        position = now / self._per
+        window, remaining = int(position) & _WINDOW_MASK, 1.0 - position % 1.0
+        own = _at(self._entries.get(client, 0), window)
+        entries = [own, *(_at(table.get(client), window) for table in self._others)]
+        current, previous = sum(map(_current, entries)), sum(entry & _COUNT_MAX for entry in entries)
+        return current + (_current(own) < _COUNT_MAX) + int(previous * remaining)
+
     def _expire(self, window: int) -> None:
         entries = self._entries
         for _ in range(_EXPIRED_PER_CALL):
@@ -219,14 +229,22 @@ class ClientLimits:
             The limit that the client has reached. The session is not counted then. None if there is none.
         """
         rate = self.rates.add(client, now) if self.rates is not None else 0
+        reached = self._reached(client, rate)
+        if reached is None and self.max_sessions:
+            self.sessions.add(client)
+        return reached
+
+    def peek(self, client: int, now: float) -> LimitReached | None:
+        """Return what ``add`` would return, without counting anything."""
+        return self._reached(client, self.rates.peek(client, now) if self.rates is not None else 0)
+
+    def _reached(self, client: int, rate: int) -> LimitReached | None:
         if self.max_sessions:
             sessions = self.sessions.total(client)
             if sessions >= self.max_sessions:
                 return LimitReached("max_sessions_per_client", sessions)
         if rate > self.max_rate:
             return LimitReached("max_session_rate_per_client", rate)
-        if self.max_sessions:
-            self.sessions.add(client)
         return None
 
     def remove(self, client: int) -> None:

@@ -24,6 +24,12 @@ def eligible_servers(servers: Sequence[S]) -> Sequence[S]:
     return [server for server in servers if server.is_usable and server.is_backup][:1]
 
 
+def usable_counts(servers: Sequence[Server]) -> tuple[int, int]:
+    """Return the numbers of usable servers: active ones and backups."""
+    usable = [server.is_backup for server in servers if server.is_usable]
+    return len(usable) - sum(usable), sum(usable)
+
+
 def slow_start_factor(server: Server, now: float) -> float:
     """Return the part of its weight and ``max_sessions`` that a server has at ``now``.
 

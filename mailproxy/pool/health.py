@@ -116,3 +116,11 @@ class Health:
         """
         count, word = self.progress.split()
         return word if self.is_settled else f"{word} {count}"
+
+
+class DeclaredDown(Health):
+    """The health of a server without checks that the operator has declared down. Only the operator ends it."""
+
+    def __init__(self) -> None:
+        super().__init__(rise=1, fall=1)
+        self.force(is_up=False)

@@ -5,7 +5,7 @@ has waited longest and may have it. It becomes free when a session releases it, 
 when slow start gives a server more slots. Every method is synchronous and has done everything when it
 returns.
 
-Invariants, which hold whenever no method of the pool is running (``assert_invariants`` checks them):
+Invariants, which hold whenever no method of the pool is running (``tests/support/pool_invariants.py`` checks them):
 
 1. A waiter without a server is in exactly one queue. It is the queue of its required server, or the queue for
    any server if none is required. A waiter that has got a server is in none.
@@ -32,12 +32,11 @@ The states of a session here, as HAProxy's src/queue.c lists those of a pending 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Generic
 
 from mailproxy.pool.balance.base import Balance
-from mailproxy.pool.eligibility import eligible_servers, slow_start_factor
-from mailproxy.pool.health import Health
+from mailproxy.pool.eligibility import eligible_servers, slow_start_factor, usable_counts
 from mailproxy.pool.queue import Queue, S, Waiter
 from mailproxy.pool.server import AdminState, ServerState
 from mailproxy.pool.state_change import StateChange
@@ -84,6 +83,11 @@ class Pool(Generic[S]):
         return bool(self._eligible)
 
     @property
+    def eligible(self) -> Sequence[S]:
+        """The servers that may get new sessions now, full ones too."""
+        return self._eligible
+
+    @property
     def waiting(self) -> int:
         """The number of sessions that wait, in all processes."""
         return self._order.waiting
@@ -125,6 +129,20 @@ class Pool(Generic[S]):
         if server is not None:
             server.add_session()
         return server
+
+    def candidates(self, key: bytes | None = None, *, required: S | None = None) -> Sequence[S]:
+        """Return the servers of which ``acquire`` would give one now; none if it would give None.
+
+        It takes no slot and no turn.
+        """
+        is_contended = self._order.is_shared and self._order.waiting
+        if required is not None:
+            is_free = required.accepts_persistent and not required.is_full
+            return [required] if is_free and (not is_contended or self._is_first(NEWCOMER, required)) else []
+        servers: Sequence[S] = self._balance.candidates(key)  # type: ignore[assignment]  # set_servers gave it S only
+        if not is_contended or self._order.is_behind(NEWCOMER, None):
+            return [] if is_contended else servers
+        return [server for server in servers if not self._order.is_behind(NEWCOMER, server)]
 
     def release(self, server: S) -> None:
         """Give a slot back. It goes to the next waiter, if there is one."""
@@ -286,9 +304,10 @@ class Pool(Generic[S]):
 
     # The stick table
 
-    def sticky_server(self, key: int, now: float) -> S | None:
-        """Return the server that this client had, or None if there is none that accepts its sessions."""
-        index = self.stick.lookup(key, now) if self.stick is not None else None
+    def sticky_server(self, key: int, now: float, *, renews: bool = True) -> S | None:
+        """Return the server that this client had if it accepts its sessions, and renew the entry if ``renews``."""
+        stick = self.stick
+        index = None if stick is None else stick.lookup(key, now) if renews else stick.peek(key, now)
         if index is None or self.servers[index].is_vacated or not self.servers[index].accepts_persistent:
             return None
         return self.servers[index]
@@ -309,6 +328,8 @@ class Pool(Generic[S]):
         if not passed and health.is_up:
             counts.check_failures += 1
         changed = health.record_pass() if passed else health.record_fail()
+        if server.is_stopping and passed is health.is_up:  # as in HAProxy, the operator's word ends here
+            server.is_stopping, changed = False, True
         return self._change(server, before, now) if changed else None
 
     def set_state(self, server: S, state: AdminState, now: float) -> StateChange[S] | None:
@@ -317,23 +338,21 @@ class Pool(Generic[S]):
         if server.state is state:
             return None
         before = server.operational_state
-        health = server.health
-        if health is not None and before.state is AdminState.MAINT:
-            # The results from before maintenance are out of date. As at the start, the server counts as up
-            # until its first check fails.
-            server.health = Health(rise=health.rise, fall=health.fall)
+        if before.state is AdminState.MAINT:
+            server.reset_health()
         server.state = state
         return self._change(server, before, now)
 
-    def set_health(self, server: S, now: float, *, is_up: bool) -> StateChange[S] | None:
-        """Let a server that is checked count as up or down until its checks say otherwise.
+    def set_health(
+        self, server: S, now: float, *, is_up: bool, is_stopping: bool = False
+    ) -> StateChange[S] | None:
+        """Let a server count as up or down until its checks, or the operator, say otherwise.
 
-        Returns:
-            The change, None if the server counted so already, or is not checked.
+        With ``is_stopping`` it counts as up, and only clients that stick to it go there. Return None if the server counted so already.
         """
         before = server.operational_state
-        if server.health is not None:
-            server.health.force(is_up=is_up)
+        server.force_health(is_up=is_up)
+        server.is_stopping = is_stopping
         return self._change(server, before, now) if server.operational_state != before else None
 
     def set_max_sessions(self, server: S, sessions: int) -> None:
@@ -357,7 +376,14 @@ class Pool(Generic[S]):
         self._update_servers()
 
     def apply_snapshot(
-        self, server: S, state: AdminState, health: int | None, now: float, *, up_for: float | None = None
+        self,
+        server: S,
+        state: AdminState,
+        health: int | None,
+        now: float,
+        *,
+        up_for: float | None = None,
+        is_stopping: bool = False,
     ) -> StateChange[S] | None:
         """Take over what another process knows of a server. Return the change if its state is another one.
 
@@ -367,11 +393,12 @@ class Pool(Generic[S]):
             health: The counter of its health, None if it is not checked.
             now: The moment.
             up_for: Seconds since its slow start began, None if it is not in slow start.
+            is_stopping: Whether only clients that stick to it go there.
         """
         before = server.operational_state
         server.state = state
-        if server.health is not None and health is not None:
-            server.health.restore(health)
+        server.is_stopping = is_stopping
+        server.restore_health(health)
         change = self._change(server, before, now) if server.operational_state != before else None
         if server.slow_start:
             throttle, server.up_since = server.throttle, None if up_for is None else now - up_for
@@ -398,7 +425,7 @@ class Pool(Generic[S]):
         for waiter in moved:
             if waiter.server is not None:
                 waiter.backend_queue = 0  # it got a slot at once and did not wait in the queue for any server
-        active, backup = self.usable_counts
+        active, backup = usable_counts(self.servers)
         return StateChange(
             server=server,
             before=before,
@@ -408,12 +435,6 @@ class Pool(Generic[S]):
             backup=backup,
             backend_went_down=had_usable_server and not self.has_usable_server,
         )
-
-    @property
-    def usable_counts(self) -> tuple[int, int]:
-        """The numbers of usable servers: active ones and backups."""
-        usable = [server.is_backup for server in self.servers if server.is_usable]
-        return len(usable) - sum(usable), sum(usable)
 
     def rebuild(self) -> None:
         """Compute the eligible servers again and give them to the balance."""
@@ -431,10 +452,7 @@ class Pool(Generic[S]):
     # Slow start
 
     def warm_up(self, now: float) -> bool:
-        """Give servers in slow start the weight and slots that are due by now.
-
-        Return True while one is in slow start.
-        """
+        """Give servers in slow start the weight and slots that are due by now. Return True while there is one."""
         warming = [server for server in self.servers if server.throttle < 1.0]
         for server in warming:
             server.throttle = slow_start_factor(server, now)
@@ -478,28 +496,3 @@ class Pool(Generic[S]):
         self._server_queues = {server: self._server_queues.get(server, Queue()) for server in servers}
         self._balance = balance or self._balance
         self._update_servers()
-
-    # Tests
-
-    def assert_invariants(self) -> None:
-        """Raise AssertionError if an invariant at the head of this module is broken."""
-        for broken in self._broken_invariants():
-            raise AssertionError(broken)
-
-    def _broken_invariants(self) -> Iterator[str]:
-        queues: list[tuple[S | None, Queue[Waiter[S]]]] = [(None, self._queue), *self._server_queues.items()]
-        for server, queue in queues:
-            waiters = list(queue)
-            if any(waiter.required is not server or waiter.server is not None for waiter in waiters):
-                yield f"1: a waiter is in the queue of {server} and should not be"
-            if waiters != sorted(waiters, key=lambda waiter: waiter.ticket):
-                yield f"3: the queue of {server} is out of order"
-            if waiters and server is not None and not server.accepts_persistent:
-                yield f"4: sessions wait for {server}, which accepts none"
-        if self._waiting != sum(len(queue) for _, queue in queues):
-            yield f"2: _waiting is {self._waiting}"
-        if list(self._eligible) != list(eligible_servers(self.servers)):
-            yield "6: the eligible servers are out of date"
-        for server in self.servers:
-            if not server.is_full and self._next_queue_for(server) is not None:
-                yield f"5: a session waits for the free slot of {server}"

@@ -6,7 +6,7 @@ from enum import Enum
 
 from attrs import define, field, frozen
 
-from mailproxy.pool.health import Health
+from mailproxy.pool.health import DeclaredDown, Health
 
 
 class AdminState(Enum):
@@ -22,10 +22,14 @@ _MAINT = AdminState.MAINT  # the look-up of an enumeration's member costs more t
 
 @frozen
 class ServerState:
-    """A server's administrative state, and whether its health checks say that it is up."""
+    """A server's administrative state, whether it is up, and whether it is stopping.
+
+    It is up if its health checks or the operator say so.
+    """
 
     state: AdminState
     is_up: bool
+    is_stopping: bool = False
 
     @property
     def is_serving(self) -> bool:
@@ -59,6 +63,12 @@ class Counts:
     downs: int = 0
     down_seconds: float = 0.0
 
+    def add_session(self, sessions: int) -> None:
+        """Count a session, of which there are ``sessions`` now."""
+        self.sessions += 1
+        if sessions > self.most_sessions:  # noqa: PLR1730 - each session comes here, and a call of max costs more
+            self.most_sessions = sessions
+
 
 @define(eq=False)
 class Server:
@@ -73,7 +83,8 @@ class Server:
         addresses: Socket addresses in the order in which they are tried. Empty while a host name has none.
         sessions: Sessions that hold a slot now.
         max_sessions: The number of its slots, 0 for no limit.
-        health: The results of its health checks, None if it is not checked.
+        health: The results of its health checks. None if it is not checked, unless the operator has it down.
+        is_stopping: Whether the operator lets only clients that stick to it go there, until a check passes.
         is_backup: Whether it is used only while no active server is usable.
         slow_start: Seconds of slow start, 0 for none.
         up_since: When it last came up from down, None if it never did.
@@ -91,12 +102,18 @@ class Server:
     sessions: int = field(default=0, kw_only=True)
     max_sessions: int = field(default=0, kw_only=True)
     health: Health | None = field(default=None, kw_only=True)
+    is_stopping: bool = field(default=False, kw_only=True)
     is_backup: bool = field(default=False, kw_only=True)
     slow_start: float = field(default=0.0, kw_only=True)
     up_since: float | None = field(default=None, kw_only=True)
     throttle: float = field(default=1.0, kw_only=True)
     changed_at: float | None = field(default=None, kw_only=True)
     counts: Counts = field(factory=Counts, kw_only=True)
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether it has health checks."""
+        return self.health is not None and not isinstance(self.health, DeclaredDown)
 
     @property
     def is_up(self) -> bool:
@@ -106,7 +123,13 @@ class Server:
     @property
     def is_usable(self) -> bool:
         """Whether new sessions may go there."""
-        return self.state is AdminState.READY and self.is_up and self.weight > 0 and bool(self.addresses)
+        return (
+            self.state is AdminState.READY
+            and self.is_up
+            and not self.is_stopping
+            and self.weight > 0
+            and bool(self.addresses)
+        )
 
     @property
     def accepts_persistent(self) -> bool:
@@ -120,13 +143,13 @@ class Server:
     @property
     def operational_state(self) -> ServerState:
         """Its administrative state and health together, as they are now."""
-        return ServerState(self.state, self.is_up)
+        return ServerState(self.state, self.is_up, self.is_stopping)
 
     @property
     def status(self) -> str:
         """HAProxy's word in ``show stat``.
 
-        One of ``UP``, ``UP 2/3``, ``DOWN``, ``DOWN 1/2``, ``DRAIN``, ``MAINT``, ``no check``.
+        One of ``UP``, ``UP 2/3``, ``DOWN``, ``DOWN 1/2``, ``DRAIN``, ``NOLB``, ``MAINT``, ``no check``.
         """
         if self.state is AdminState.MAINT:
             return "MAINT"
@@ -134,6 +157,8 @@ class Server:
             return "MAINT (resolution)"
         if not self.is_up:
             return str(self.health)
+        if self.is_stopping:
+            return "NOLB" if self.health is None else str(self.health).replace("UP", "NOLB")
         if self.state is AdminState.DRAIN:
             return "DRAIN" if self.health is None else str(self.health).replace("UP", "DRAIN")
         return "no check" if self.health is None else str(self.health)
@@ -163,10 +188,7 @@ class Server:
     def add_session(self) -> None:
         """Count a session that takes a slot."""
         self.sessions = sessions = self.sessions + 1
-        counts = self.counts
-        counts.sessions += 1
-        if sessions > counts.most_sessions:  # noqa: PLR1730 - each session comes here, and a call of max costs more
-            counts.most_sessions = sessions
+        self.counts.add_session(sessions)
 
     def remove_session(self) -> None:
         """Count a session that gives its slot back."""
@@ -178,8 +200,35 @@ class Server:
         Its sessions stay with ``before``, whose slots they have.
         """
         self.state, self.changed_at, self.counts = before.state, before.changed_at, before.counts
-        self.is_vacated = before.is_vacated
+        self.is_vacated, self.is_stopping = before.is_vacated, before.is_stopping
         if self.slow_start and before.up_since is not None:
             self.up_since, self.throttle = before.up_since, before.throttle
-        if self.health is not None and before.health is not None:
-            self.health.take_over(before.health)
+        self.take_over_health(before.health)
+
+    def force_health(self, *, is_up: bool) -> None:
+        """Let it count as up or down until its checks, or the operator, say otherwise."""
+        self.is_stopping = False
+        if not self.is_checked:
+            self.health = None if is_up else DeclaredDown()
+        if self.health is not None:
+            self.health.force(is_up=is_up)
+
+    def restore_health(self, counter: int | None) -> None:
+        """Use the counter of its health in another process, None if it was not checked."""
+        if not self.is_checked:
+            self.health = None if counter is None else DeclaredDown()
+        if self.health is not None and counter is not None:
+            self.health.restore(counter)
+
+    def reset_health(self) -> None:
+        """Forget results of checks that are out of date. As at the start, it counts as up until one fails."""
+        self.is_stopping = False
+        if self.health is not None:
+            self.health = Health(rise=self.health.rise, fall=self.health.fall) if self.is_checked else None
+
+    def take_over_health(self, before: Health | None) -> None:
+        """Take over the health that a server with this name had; None if it had no checks."""
+        if self.health is None:
+            self.health = before if isinstance(before, DeclaredDown) else None
+        elif before is not None:
+            self.health.take_over(before)

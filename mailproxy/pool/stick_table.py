@@ -61,6 +61,11 @@ class StickTable:
         self._entries.move_to_end(key)
         return server
 
+    def peek(self, key: int, now: float) -> int | None:
+        """Return what ``lookup`` would return, without renewing the entry."""
+        entry = self._entries.get(key, 0)
+        return entry & _SERVER_MASK if entry >> _SERVER_BITS > int(now * _TICKS_PER_SECOND) else None
+
     def store(self, key: int, server: int, now: float) -> None:
         """Store that the client has this server now."""
         self._put(key, server, int(now * _TICKS_PER_SECOND) + self._ticks)
@@ -137,6 +142,11 @@ class StickTable:
             number = numbers.get(before[entry & _SERVER_MASK])
             if number is not None:
                 self._entries[key] = entry & ~_SERVER_MASK | number
+
+    @property
+    def size(self) -> int:
+        """The most entries."""
+        return self._size
 
     def resize(self, size: int, expire: float) -> None:
         """Change size and lifetime. Entries keep their moment of expiry until their next use."""

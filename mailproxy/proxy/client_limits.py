@@ -84,6 +84,23 @@ class Clients:
         Raises:
             SessionEndedError: The client has reached a limit. There is nothing to count out then.
         """
+        client = self._client(client_info)
+        if client is None:
+            return None
+        reached = self._limits.add(client, self._clock())
+        if reached is not None:
+            self.rejected += 1
+            raise SessionEndedError(end_reasons.CLIENT_LIMIT, self._describe(client_info.host, reached))
+        return client if self._limits.max_sessions else None
+
+    def limit_reached(self, client_info: ClientInfo) -> str:
+        """Return why ``add_session`` would raise now; empty if it would not. It counts nothing."""
+        client = self._client(client_info)
+        reached = self._limits.peek(client, self._clock()) if client is not None else None
+        return self._describe(client_info.host, reached) if reached is not None else ""
+
+    def _client(self, client_info: ClientInfo) -> int | None:
+        """Return what this client counts for; None if it is not limited."""
         source = client_info.source
         if source is None or client_info.is_proxy:
             return None
@@ -91,13 +108,7 @@ class Clients:
         if self._exempt is not None and host in self._exempt:
             return None
         client = client_key(host, prefix_v6=_PREFIX_V6)
-        if self._secret is not None:
-            client = client_hash(client, self._secret)
-        reached = self._limits.add(client, self._clock())
-        if reached is not None:
-            self.rejected += 1
-            raise SessionEndedError(end_reasons.CLIENT_LIMIT, self._describe(host, reached))
-        return client if self._limits.max_sessions else None
+        return client if self._secret is None else client_hash(client, self._secret)
 
     def _describe(self, host: str, reached: LimitReached) -> str:
         name = _client_name(host)

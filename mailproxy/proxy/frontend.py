@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from enum import Enum
 
@@ -10,8 +11,9 @@ import trio
 from attrs import define, evolve, field
 
 from mailproxy import config
-from mailproxy.log import Log
+from mailproxy.log import Log, SessionRecord, TimedRecord
 from mailproxy.log.events import LISTENING
+from mailproxy.metrics.sessions import SessionCounter
 from mailproxy.net.listener import Listener, close_all
 from mailproxy.net.poller import AnyPoller
 from mailproxy.net.relay import Relay
@@ -78,7 +80,6 @@ class Frontend:
         name: Its name in the configuration.
         listeners: Its listeners, in the order of its binds. ``run`` closes them.
         state: Whether it accepts. ``set_state`` changes it.
-        traffic: What its sessions have come to.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Frontend:
         relay: Relay,
         poller: AnyPoller,
         log: Log,
+        counter: SessionCounter,
     ) -> None:
         self.name = frontend.name
         self.listeners = listeners
@@ -109,15 +111,16 @@ class Frontend:
             relay=relay,
             poller=poller,
             log=log,
+            counter=counter,
+            record_type=_record_type(frontend, log),
         )
         self._loops: dict[object, _AcceptLoop] = {}  # by socket
         self._accepting: trio.Nursery | None = None
         self._sessions: trio.Nursery | None = None
         self.state = FrontendState.OPEN
-        self.traffic = self._context.traffic
         self._draining = trio.Event()
         self._sessions_scope = trio.CancelScope()
-        self._overload = Overload(frontend.name, listeners, limits=limits, log=log)
+        self._overload = Overload(frontend.name, listeners, limits=limits, log=log, counter=counter)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept until ``drain`` or cancelled, then wait for the sessions to end.
@@ -144,9 +147,11 @@ class Frontend:
                     close_all(self.listeners)
 
     def _start(self, listener: Listener) -> None:
-        log_listening(
-            self.log, self.name, name=listener.name, address=listener.address, mode=listener.bind.mode
-        )
+        # A bind has several sockets if it was taken over from more processes.
+        if all(loop.listener.number != listener.number for loop in self._loops.values()):
+            log_listening(
+                self.log, self.name, name=listener.name, address=listener.address, mode=listener.bind.mode
+            )
         self._apply_state(listener)
 
     def _apply_state(self, listener: Listener) -> None:
@@ -187,6 +192,7 @@ class Frontend:
             backends=backends,
             routes=Routes(frontend.routes, frontend.name),
             clients=clients,
+            record_type=_record_type(frontend, self.log),
         )
         self._overload.reconfigure(listeners)
         self.release(self._loops.keys() - {listener.socket for listener in listeners})
@@ -202,8 +208,8 @@ class Frontend:
 
     def release(self, sockets: Iterable[object]) -> None:
         """Stop accepting at these sockets, as far as they are this frontend's, and leave them open."""
-        for socket in sockets:
-            if (loop := self._loops.pop(socket, None)) is not None:
+        for each in sockets:
+            if (loop := self._loops.pop(each, None)) is not None:
                 loop.release()
 
     def retire(self, deadline: float) -> None:
@@ -281,24 +287,47 @@ class Frontend:
                     break
                 if overload.is_on:
                     overload.accepted(listener)
-                limits.add_session()
-                try:
-                    client_info = ClientInfo.accepted(listener, sock, peer)
-                    session = Session(self._context, client_info)
-                except BaseException:
-                    limits.remove_session()
-                    sock.close()
-                    # A fault here is one connection's: it does not delay the next ones.
-                    with contained(self.log, f"accepting on {listener.name}"):
-                        raise
-                else:
-                    sessions.start_soon(session.run, client_info, name="session")
-                    # This task would keep them in memory until the next connection.
-                    del session, client_info, sock
+                self._begin_session(listener, sock, peer, sessions)
+                del sock  # this task would keep it in memory until the next connection
                 if limits.reached_limit is not None:  # a batch must not exceed it
                     break
             if overload.is_on:
                 overload.after_accepting(listener)
+
+    def _begin_session(
+        self, listener: Listener, sock: socket.socket, peer: object, sessions: trio.Nursery
+    ) -> None:
+        self._limits.add_session()
+        try:
+            client_info = ClientInfo.accepted(listener, sock, peer)
+            session = Session(self._context, client_info)
+        except BaseException:
+            self._limits.remove_session()
+            sock.close()
+            # A fault here is one connection's: it does not delay the next ones.
+            with contained(self.log, f"accepting on {listener.name}"):
+                raise
+        else:
+            sessions.start_soon(session.run, client_info, name="session")
+
+    def accept_queued(self, listeners: Iterable[Listener]) -> None:
+        """Accept what waits at sockets that are closed next, as far as the limits allow it.
+
+        Closing a listening socket resets the connections in its queue.
+        """
+        if self._sessions is None or self.state is not FrontendState.OPEN:
+            return
+        for listener in listeners:
+            while self._limits.reached_limit is None:
+                try:
+                    sock, peer = listener.accept()
+                except OSError:  # most often BlockingIOError: there is no more
+                    break
+                self._begin_session(listener, sock, peer, self._sessions)
+
+
+def _record_type(frontend: config.Frontend, log: Log) -> type[SessionRecord]:
+    return TimedRecord if frontend.log_steps or log.wants_phases else SessionRecord
 
 
 def log_listening(log: Log, frontend: str, *, name: str, address: str, mode: str) -> None:

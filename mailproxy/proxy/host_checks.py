@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 from collections.abc import Callable
@@ -63,6 +64,28 @@ def check_log(config: Config, add: Add) -> None:
         file = display_path(output.to.path)
         if fact := _unwritable_reason(file):
             add(path / "to", f"{file}: {fact}")
+
+
+def check_pid_file(config: Config, add: Add) -> None:
+    """Check that the file with the process id can be replaced by this user."""
+    if config.process.pid_file is None:
+        return
+    file = display_path(config.process.pid_file)
+    fact = _unwritable_reason(file.with_name(f".{file.name}.new"))  # which is renamed
+    if fact is None and file.exists() and not file.is_file():
+        fact = "is no regular file"
+    if fact is not None:
+        add(ROOT_PATH / "process" / "pid_file", f"{file}: {fact}")
+
+
+def check_tracing(config: Config, add: Add) -> None:
+    """Check that what ``[tracing]`` needs is installed. It is imported, before any process is forked."""
+    if config.tracing.otlp is None:
+        return
+    try:
+        importlib.import_module("mailproxy.log.tracing")
+    except ImportError as error:
+        add(ROOT_PATH / "tracing" / "otlp", f"needs the extra: pip install 'mailproxy[tracing]' ({error})")
 
 
 def check_state_file(config: Config, add: Add) -> None:

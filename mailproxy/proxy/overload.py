@@ -9,6 +9,7 @@ import trio
 
 from mailproxy.log import Log
 from mailproxy.log.events import ACCEPT_PAUSED, ACCEPT_RESUMED, SESSIONS_FULL
+from mailproxy.metrics.sessions import SessionCounter
 from mailproxy.net.listener import Listener
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
 
@@ -29,16 +30,26 @@ class Overload:
         listeners: Its listeners.
         limits: Its limits, to name the key in the configuration.
         log: The log.
+        counter: Counts the pauses.
 
     Attributes:
         is_on: Whether connections wait in the accept queue, or have waited and are being accepted.
     """
 
-    def __init__(self, name: str, listeners: Sequence[Listener], *, limits: SessionLimits, log: Log) -> None:
+    def __init__(
+        self,
+        name: str,
+        listeners: Sequence[Listener],
+        *,
+        limits: SessionLimits,
+        log: Log,
+        counter: SessionCounter,
+    ) -> None:
         self._name = name
         self._listeners = listeners
         self._limits = limits
         self._log = log
+        self._counter = counter
         self.is_on = False
         # A limit is reached.
         self._late: set[object] = set()  # sockets of the listeners with connections that have waited
@@ -65,6 +76,7 @@ class Overload:
             self._limit, self._full_since, self._late_count, self._is_full_logged = limit, now, 0, False
         self._late.add(listener.socket)
         self.is_on = True
+        self._counter.pause(self._name, "limit")
         # A proxy at its limit stays there: each session that ends makes room for one. So it is not logged
         # each time.
         if now > self._full_logged + _FULL_LOG_INTERVAL_S:
@@ -79,6 +91,7 @@ class Overload:
         if self._failing_since is None:
             self._failing_since, self._accepted_while_failing = now, 0
             self.is_on = True
+            self._counter.pause(self._name, "resources")
             self._log.event(
                 ACCEPT_PAUSED,
                 f"frontend {self._name} cannot accept: {error.strerror}; trying again until it can",

@@ -6,32 +6,41 @@ frontends, and each frontend owns its sessions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from random import SystemRandom
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from attrs import frozen
 
 from mailproxy import config
-from mailproxy.config import Config
-from mailproxy.log import Log
-from mailproxy.log.events import DRAINING, READY, STOPPED
+from mailproxy.config import Config, Tracing
+from mailproxy.log import Log, Record
+from mailproxy.log.events import DRAINING, HANDED_OVER, HANDOVER_FAILED, READY, STOPPED
+from mailproxy.metrics.board import Board, LocalBoard
+from mailproxy.metrics.maxima import clear_maxima
+from mailproxy.metrics.recent import RecentSessions
+from mailproxy.metrics.servers import SERVER, SESSIONS
+from mailproxy.metrics.sessions import SessionCounter
 from mailproxy.net.handover import Handover
 from mailproxy.net.listener import Listener, close_all
+from mailproxy.net.passing.adopt import leave_files
 from mailproxy.net.poller import open_poller
 from mailproxy.net.relay import open_relay
 from mailproxy.proxy.backend.backend import Backend
-from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.client_limits import Clients
 from mailproxy.proxy.drain import PROCESS, DrainCommands, Drainer, LocalDrains, Purpose
-from mailproxy.proxy.frontend import Frontend
+from mailproxy.proxy.frontend import Frontend, FrontendState
 from mailproxy.proxy.limits import SessionLimit, SessionLimits
 from mailproxy.proxy.process import worker_count
 from mailproxy.proxy.session.registry import LiveSession, SessionRegistry
-from mailproxy.proxy.state import StateKeeper
-from mailproxy.proxy.supervise import log_failure, supervise
+from mailproxy.proxy.state import FrontendsRecord, ProxyState, StateKeeper, restore_state
+from mailproxy.proxy.supervise import contained, log_failure, supervise
+
+if TYPE_CHECKING:
+    from mailproxy.log.tracing import SessionTracer
 
 _STOP_TIMEOUT_S = 1.0  # for the sessions that are ended at the deadline of a drain
 
@@ -66,15 +75,21 @@ class Service:
         monitor: Keeps the state of servers current.
         log: The log. It is finished when ``run`` ends.
         state: Keeps the state of the backends in a file; None if there is none, or another process does.
+        initial_state: The state of the process that this one replaces. The file is not read then.
+        board: Where everything is counted; None for one of this process alone.
 
     Attributes:
         registry: The live sessions of this process.
+        board: Where everything is counted.
+        counter: Counts the sessions there.
         is_draining: Whether it accepts no more connections.
         limit_wish: The operator's limit on sessions, 0 for that of the configuration.
         frontends: The frontends, by name.
         ended: Set when ``run`` has ended.
         drainer: Ends them, spread over time.
         drains: What commands of an operator call to end them.
+        on_listeners_changed: Called with the listeners that a reload has left, before those that are gone are
+            closed.
     """
 
     def __init__(
@@ -88,11 +103,19 @@ class Service:
         monitor: Monitor,
         log: Log,
         state: StateKeeper | None = None,
+        initial_state: ProxyState | None = None,
+        board: Board | None = None,
     ) -> None:
         self.config = config
         self.backends = backends
         self.log = log
         self.registry = SessionRegistry()
+        self.board = board if board is not None else LocalBoard()
+        self.counter = SessionCounter(self.board)
+        self._count_on_board(backends.values())
+        self._recent_sessions = RecentSessions()
+        if config.admin.http is not None:
+            log.subscribe(self._recent_sessions.add)
         self.drainer = Drainer(
             self.registry,
             log,
@@ -106,12 +129,18 @@ class Service:
         self.process_limit = process_limit
         self._monitor = monitor
         self._state = state
+        if state is not None:
+            state.frontends = self
+        self._initial_state = initial_state
         self._nursery: trio.Nursery | None = None
         self._frontends_nursery: trio.Nursery | None = None
-        self._retired_sessions = 0
         self._reloads = 0
+        self._orphans: list[set[int]] = []  # the sessions that each reload drains, by id
+        self.on_listeners_changed: Callable[[Sequence[Listener]], object] = len
         self._poller = open_poller(partial(log_failure, log, "a session"))
         self._relay = open_relay(config.process.relay, self._poller)
+        # A session has the times of its phases if something wants them.
+        log.wants_phases = config.tracing.otlp is not None
         self.frontends = {
             name: self._make_frontend(
                 frontend, [listener for listener in listeners if listener.frontend == name]
@@ -135,7 +164,26 @@ class Service:
             relay=self._relay,
             poller=self._poller,
             log=self.log,
+            counter=self.counter,
         )
+
+    def _count_on_board(self, backends: Iterable[Backend]) -> None:
+        for backend in backends:
+            backend.count_on(self.board)
+
+    def count_live(self) -> None:
+        """Count what open sessions have moved so far. All else is always counted."""
+        self.counter.count_live(self.registry)
+
+    def recent_records(self, events: int, *, with_sessions: bool) -> list[Record]:
+        """Return the last events of the log, and if wanted the last sessions, which are kept for HTTP alone."""
+        recent = self.log.recent
+        sessions = self._recent_sessions.records() if with_sessions else ()
+        return [*islice(recent, max(0, len(recent) - events), None), *sessions]
+
+    def relay_turns(self) -> int:
+        """Return the turns of the relay so far."""
+        return self._poller.turns
 
     @property
     def is_serving(self) -> bool:
@@ -156,6 +204,28 @@ class Service:
     def max_sessions(self) -> int:
         """The limit on them."""
         return self.process_limit.limit
+
+    def capture_frontends(self) -> FrontendsRecord:
+        """Return what the operator has set of frontends, for the state file."""
+        wishes = {
+            name: (frontend.state is FrontendState.PAUSED, frontend.limit)
+            for name, frontend in self.frontends.items()
+        }
+        return FrontendsRecord.of(self.config, wishes, self.limit_wish)
+
+    def apply_frontends(self, record: FrontendsRecord) -> None:
+        """Set what the operator had set in an earlier process."""
+        for name, is_paused, limit in record.wishes(self.config):
+            self.frontends[name].set_limit(limit)
+            if is_paused:
+                self.frontends[name].set_state(FrontendState.PAUSED)
+        self.set_limit(record.limit(self.config))
+
+    def clear_maxima(self) -> None:
+        """Let the highest values begin again, at those of now."""
+        clear_maxima(self.board)
+        for backend in self.backends.values():
+            backend.restart_maxima()
 
     def set_limit(self, sessions: int) -> None:
         """Set the limit on the sessions of all frontends; 0 for that of the configuration."""
@@ -187,11 +257,14 @@ class Service:
                 nursery.start_soon(self.log.run)
                 await nursery.start(self._poller.serve)
                 nursery.start_soon(supervise, self.log, "relay", self._relay.serve)
+                if self.config.tracing.otlp is not None:
+                    tracer = _make_tracer(self.config.tracing)
+                    nursery.start_soon(supervise, self.log, "tracing", tracer.run, self.log)
                 nursery.start_soon(supervise, self.log, "drainer", self.drainer.run)
                 for backend in self.backends.values():
                     nursery.start_soon(backend.run_timers)
+                await restore_state(self._state, self._initial_state, self.backends.values(), self)
                 if self._state is not None:
-                    await self._state.restore()
                     nursery.start_soon(supervise, self.log, "state file", self._state.run)
                 await nursery.start(self._monitor.run)
                 async with trio.open_nursery() as frontends:
@@ -204,26 +277,46 @@ class Service:
         finally:
             self.is_draining = True
             close_all(self._listeners)  # also those of frontends that were never started
-            servers = (server for each in self.backends.values() for server in each.servers)
-            sessions = self._retired_sessions + _count_sessions(servers)
+            sessions = sum(cells[SESSIONS] for key, cells in self.board.blocks() if key[0] == SERVER)
             if self._state is not None:
                 await self._state.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
             self.log.event(STOPPED, "mailproxy has stopped", sessions=sessions)
             await self.log.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
             self.ended.set()
 
-    def drain(self, seconds: float) -> None:
+    def drain(self, seconds: float, *, closed: Collection[str] = ()) -> None:
         """Accept no more connections, and end all sessions within ``seconds``, idle ones first.
 
         ``run`` then ends.
+
+        Args:
+            seconds: Until when sessions have to end.
+            closed: Addresses at which no other process listens. What waits there is accepted first.
         """
         self.is_draining = True
+        for frontend in self.frontends.values():
+            frontend.accept_queued(each for each in frontend.listeners if str(each.bind.address) in closed)
         log_draining(self.log, self.sessions, seconds)
         self.drainer.start(str(PROCESS), PROCESS.matches, seconds, Purpose.STOP)
         # The drainer ends the last sessions at the deadline. This is for what it cannot end.
         deadline = trio.current_time() + seconds + _STOP_TIMEOUT_S
         for frontend in self.frontends.values():
             frontend.drain(deadline)
+
+    def hand_over(self, seconds: float, *, pid: int, unused: Collection[str]) -> None:
+        """Drain, because another process accepts at the same sockets. What both have is left to it.
+
+        Args:
+            seconds: Until when sessions have to end.
+            pid: The other process.
+            unused: The addresses that it does not listen on.
+        """
+        leave_files(self._listeners, unused)
+        if self._state is not None:
+            self._state.forbid_writing()
+        log_handed_over(self.log, pid, unused)
+        if not self.is_draining:
+            self.drain(seconds, closed=unused)
 
     # Reload
 
@@ -234,7 +327,6 @@ class Service:
         *,
         backends: Mapping[str, Backend],
         limits: Mapping[str, FrontendLimits],
-        retired: Iterable[BackendServer],
     ) -> None:
         """Use another configuration from now on, while it serves.
 
@@ -247,9 +339,8 @@ class Service:
             handover: Its listeners.
             backends: Its backends by name.
             limits: The limits of each frontend, by name.
-            retired: The servers that are gone.
         """
-        assert self._nursery is not None and self._frontends_nursery is not None  # noqa: S101, PT018 - is_serving
+        assert self._nursery is not None  # noqa: S101 - is_serving
         seconds = config.process.drain_timeout
         self.drainer.reconfigure(
             idle_first=config.process.idle_first, rate=config.process.drain_rate / worker_count(config)
@@ -261,10 +352,21 @@ class Service:
             if name not in backends:
                 backend.retire()
         self.config, self.backends, self.limits = config, backends, limits
+        self._count_on_board(backends.values())
         if self._state is not None:
             self._state.reconfigure(backends)
         self._listeners = handover.listeners
-        self._retired_sessions += _count_sessions(retired)
+        self._reconfigure_frontends(handover, seconds)
+        self.on_listeners_changed(self._listeners)
+        close_all(handover.gone)
+        self._drain_orphans(seconds)
+
+    def _reconfigure_frontends(self, handover: Handover, seconds: float) -> None:
+        """Have the frontends use the configuration, make new ones, and drain those that are gone."""
+        assert self._frontends_nursery is not None  # noqa: S101 - is_serving
+        config = self.config
+        for name, frontend in self.frontends.items():
+            frontend.accept_queued(each for each in handover.gone if each.frontend == name)
         before, self.frontends = self.frontends, {}
         for name, frontend in before.items():
             if name not in config.frontends:
@@ -275,7 +377,9 @@ class Service:
         for name, frontend in before.items():
             if name in config.frontends:
                 frontend.release(moved)
-        handover.complete()
+        # An option that the kernel refuses must not leave half a configuration: the socket listens without it.
+        with contained(self.log, "options of listening sockets"):
+            handover.complete()
         for name, table in config.frontends.items():
             listeners = [listener for listener in handover.listeners if listener.frontend == name]
             known = before.get(name)
@@ -284,22 +388,23 @@ class Service:
                 self._frontends_nursery.start_soon(new.run)
             else:
                 self.frontends[name] = known
-                known.reconfigure(table, listeners, backends=backends, clients=limits[name].clients)
-        close_all(handover.gone)
-        self._drain_orphans(seconds)
+                known.reconfigure(table, listeners, backends=self.backends, clients=self.limits[name].clients)
 
     def _drain_orphans(self, seconds: float) -> None:
         """Have the sessions end within ``seconds`` that are orphans, or that become it while they connect."""
         assert self._nursery is not None  # noqa: S101 - is_serving
         self._reloads += 1
         orphans = {session.record.id for session in self.registry.select(self._is_orphan)}
-
-        def matches(session: LiveSession) -> bool:
-            # The next reload may bring the route back.
-            return session.record.id in orphans and self._is_orphan(session)
-
-        if orphans:
-            self.drainer.start(f"reload {self._reloads}", matches, seconds, Purpose.DRAIN)
+        # Those of an earlier reload keep their deadline, unless this one brings their route back.
+        for earlier in self._orphans:
+            earlier.intersection_update(orphans)
+        self._orphans = [earlier for earlier in self._orphans if earlier]
+        new = orphans.difference(*self._orphans)
+        if new:
+            self._orphans.append(new)
+            self.drainer.start(
+                f"reload {self._reloads}", lambda session: session.record.id in new, seconds, Purpose.DRAIN
+            )
         connecting = {
             session.record.id
             for session in self.registry.select(lambda session: not session.is_connected)
@@ -327,8 +432,10 @@ class Service:
         return record.backend not in frontend.backend_names or (server is not None and server.is_gone)
 
 
-def _count_sessions(servers: Iterable[BackendServer]) -> int:
-    return sum(server.counts.sessions for server in servers)
+def _make_tracer(tracing: Tracing) -> SessionTracer:
+    from mailproxy.log.tracing import SessionTracer  # late: its packages are an extra, and take 0.4 s
+
+    return SessionTracer(str(tracing.otlp), service=tracing.service, share=tracing.sample)
 
 
 def log_draining(log: Log, sessions: int, seconds: float) -> None:
@@ -339,3 +446,14 @@ def log_draining(log: Log, sessions: int, seconds: float) -> None:
         sessions=sessions,
         seconds=seconds,
     )
+
+
+def log_handed_over(log: Log, pid: int, unused: Collection[str]) -> None:
+    """Log that another process accepts from now on."""
+    rest = f"; it does not listen on {', '.join(sorted(unused))}" if unused else ""
+    log.event(HANDED_OVER, f"process {pid} has taken over and accepts{rest}", pid=pid, unused=sorted(unused))
+
+
+def log_handover_failed(log: Log, reason: str) -> None:
+    """Log that the process that this one replaces may still accept."""
+    log.event(HANDOVER_FAILED, f"the process before may still accept: {reason}", reason=reason)

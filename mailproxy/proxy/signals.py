@@ -5,10 +5,11 @@ signal         meaning
 SIGTERM        drain: accept no more connections, end sessions within ``drain_timeout``, idle ones first
 SIGTERM again  stop now: close all sessions
 SIGINT         stop now
-SIGHUP         reopen log files, and reload the configuration with its TLS files; with several processes scan
-               the TLS files, and log whether the configuration file has changed
+SIGHUP         reopen log files, and reload the configuration with its TLS files
 SIGUSR2        reopen log files
 SIGUSR1        ignored with a warning, because other proxies give it different meanings
+SIGRTMAX       another process has taken the sockets over and accepts (`mailproxy.admin.handover`): drain, and
+               leave everything to it that both have. Ignored if no process has got the sockets.
 """
 
 from __future__ import annotations
@@ -19,7 +20,12 @@ from enum import Enum, auto
 from mailproxy.log import Log
 from mailproxy.log.events import SIGNAL_IGNORED, STOPPING
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1)
+HANDED_OVER = signal.SIGRTMAX
+"""Another process accepts from now on."""
+
+SIGNALS = (
+    signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2, signal.SIGUSR1, HANDED_OVER,
+)  # fmt: skip
 """The signals of an operator."""
 
 
@@ -30,6 +36,7 @@ class SignalAction(Enum):
     STOP = auto()
     RELOAD = auto()
     REOPEN_LOG = auto()
+    HAND_OVER = auto()
     IGNORE = auto()
 
 
@@ -39,6 +46,7 @@ _ACTIONS = {
     signal.SIGHUP: SignalAction.RELOAD,
     signal.SIGUSR2: SignalAction.REOPEN_LOG,
     signal.SIGUSR1: SignalAction.IGNORE,
+    HANDED_OVER: SignalAction.HAND_OVER,
 }
 
 

@@ -23,7 +23,7 @@ from mailproxy.proxy.monitor import ServerMonitor, ports_of
 from mailproxy.proxy.reload.apply import Generation, apply_generation
 from mailproxy.proxy.reload.result import ReloadHistory
 from mailproxy.proxy.service import FrontendLimits, Service
-from mailproxy.proxy.state import open_keeper
+from mailproxy.proxy.state import ProxyState, open_keeper
 
 
 @frozen
@@ -100,6 +100,7 @@ def build_single_process(
     reloader: CertificateReloader | None = None,
     log: Log,
     max_sessions: int,
+    state: ProxyState | None = None,
 ) -> SingleProcess:
     """Build a service for a single process.
 
@@ -110,6 +111,7 @@ def build_single_process(
         reloader: Reloads TLS files; None if there are none.
         log: The log. The service finishes it.
         max_sessions: The limit on sessions of the process.
+        state: The state of the process that this one replaces; None without one.
     """
     random = SystemRandom()
     backends = {
@@ -135,5 +137,6 @@ def build_single_process(
         monitor=monitor,
         log=log,
         state=open_keeper(config, backends, log),
+        initial_state=state,
     )
     return SingleProcess(service, monitor, ReloadHistory(log))

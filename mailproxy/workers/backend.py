@@ -269,9 +269,19 @@ class ControlBackend(SharedBackend):
         super().set_health(server, is_up=is_up)
         self._publisher.publish_update(self, server)
 
+    def set_stopping(self, server: BackendServer) -> None:
+        """Let only clients that stick to a server go there, and publish it."""
+        super().set_stopping(server)
+        self._publisher.publish_update(self, server)
+
     def pause_checks(self, server: BackendServer, *, is_paused: bool) -> None:
         """Switch the health checks of a server off or on, and have the workers remember it."""
         super().pause_checks(server, is_paused=is_paused)
+        self._publisher.publish_update(self, server)
+
+    def set_check_port(self, server: BackendServer, port: int) -> None:
+        """Check a server at another port, and have the workers remember it."""
+        super().set_check_port(server, port)
         self._publisher.publish_update(self, server)
 
     def vacate(self, server: BackendServer) -> None:

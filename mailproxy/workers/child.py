@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import sys
-from collections.abc import Collection, Iterable
+import traceback
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 import trio
@@ -24,10 +26,13 @@ from mailproxy.proxy.process import (
 )
 from mailproxy.proxy.session.session import seed_session_ids
 from mailproxy.proxy.signals import SIGNALS
-from mailproxy.workers.control.control import Control, ControlSlot
+from mailproxy.workers.control.control import Control
+from mailproxy.workers.control.slot import ControlSlot
 from mailproxy.workers.messages import open_channel
 from mailproxy.workers.setup import Setup
 from mailproxy.workers.worker import LOGGED_BY_CONTROL, WorkerSlot, build_worker
+
+_CHILD_FAILED = 1  # exit code
 
 WAKEUP = signal.SIGRTMIN
 """With this signal the control process wakes the supervisor: TLS files were reloaded, or there is a message."""
@@ -60,6 +65,7 @@ def run_worker(setup: Setup, slot: int, end: socket.socket, *, id_epoch: int, is
         slot=WorkerSlot(
             slot=slot,
             scoreboard=setup.scoreboard,
+            board=setup.boards[slot],
             wakeups=setup.wakeups,
             supervisor=open_channel(end, log),
             max_sessions=max_sessions_per_process(),
@@ -90,6 +96,7 @@ def run_control(setup: Setup, end: socket.socket, *, running: int, is_restart: b
         log=log,
         slot=ControlSlot(
             scoreboard=setup.scoreboard,
+            boards=setup.boards,
             supervisor=open_channel(end, log),
             wake_supervisor=partial(_wake_supervisor, setup.supervisor_pidfd),
             workers=worker_count(setup.config),
@@ -97,7 +104,10 @@ def run_control(setup: Setup, end: socket.socket, *, running: int, is_restart: b
             generation=setup.generation,
         ),
         helper=setup.helper.run if setup.helper is not None else None,
+        state=setup.start.state if setup.start is not None and not is_restart else None,
     )
+    if setup.start is not None and not is_restart:
+        setup.start.log_events(log)
     for listeners in setup.slots:
         _close_listeners_of_slot(listeners)
     for listener in setup.slots[0]:
@@ -120,6 +130,8 @@ def _init_child(setup: Setup, name: str, *, suppressed: Collection[Event], is_re
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, signal.SIGCHLD))
     set_process_name(f"mp {name}")
+    if setup.start is not None:
+        setup.start.close_copies()
     log = Log(setup.outputs, suppressed=suppressed)
     if is_restart:
         log.reopen(quietly=True)
@@ -137,3 +149,22 @@ def _close_listeners_of_slot(listeners: Iterable[Listener]) -> None:
     for listener in listeners:
         if listener.is_of_slot:
             listener.socket.close()
+
+
+def child_main(
+    run: Callable[[socket.socket], None], end: socket.socket, supervisors_ends: list[socket.socket]
+) -> None:
+    """Run a child and exit. Never returns: the code after the fork is the supervisor's alone."""
+    code = _CHILD_FAILED
+    try:
+        # While a child holds them open, its siblings do not notice that the supervisor is gone.
+        for supervisors_end in supervisors_ends:
+            supervisors_end.close()
+        run(end)
+        code = 0
+    except SystemExit:  # the child has logged why
+        pass
+    except BaseException:  # noqa: BLE001, ASYNC103 - the last border; no trio loop runs here
+        traceback.print_exc()
+    finally:
+        os._exit(code)

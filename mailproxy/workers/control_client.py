@@ -1,9 +1,9 @@
-"""A worker's side of the channel to the control process: state of servers in, counters out."""
+"""A worker's side of the channel to the control process: it gets the state of servers, and orders."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import trio
 
@@ -11,37 +11,36 @@ from mailproxy.ipc.channel import Channel
 from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_SILENT
-from mailproxy.pool import Counts
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.session.registry import SessionRegistry
-from mailproxy.proxy.stats import LiveBytes, Traffic, TrafficKey
 from mailproxy.proxy.supervise import contained, supervise
-from mailproxy.workers.admin_messages import (
-    EndSession,
-    FrontendUpdates,
-    RemoveStickEntries,
-    RequestCounters,
-    RequestSessions,
-    Sessions,
-)
 from mailproxy.workers.backend import WorkerBackend, send_snapshots
 from mailproxy.workers.certificates import WATCHER_HELPER, WorkerCertificates
-from mailproxy.workers.counters import ServerKey, changed_counters, changed_traffic
 from mailproxy.workers.drains import WorkerDrains
 from mailproxy.workers.messages import (
     Ack,
     CancelDrain,
+    ClearMaxima,
     Drain,
     DrainSessions,
+    EndSession,
+    FollowRecords,
+    FrontendUpdates,
     IndexedSnapshot,
     Message,
     Ready,
+    RecentRecords,
     Register,
     ReloadCertificates,
+    RemoveStickEntries,
     ReopenLog,
+    RequestCounters,
+    RequestRecent,
+    RequestSessions,
     RequestStickTable,
     ServerSnapshots,
     ServerUpdates,
+    Sessions,
     StartServing,
     StickTableEnd,
     StickTablePart,
@@ -49,15 +48,14 @@ from mailproxy.workers.messages import (
     Stop,
     batch_by_size,
 )
+from mailproxy.workers.records import RecordSender, pack
 from mailproxy.workers.reload.messages import ReloadApplied
 from mailproxy.workers.stick.sync import StickSync
 from mailproxy.workers.stick.tables import apply_updates, dump_table, load_table
 from mailproxy.workers.worker_frontends import WorkerFrontends
 
 _HELPER = "channel to control"
-_NO_BYTES = LiveBytes()
 _QUEUE_INTERVAL_S = 0.05  # between two checks whether waiters of this worker are next
-_COUNTER_INTERVAL_S = 1.0
 _RESTART_TIMEOUT_S = 3.0  # for the control process to send its state to a worker that replaces another one
 # At the start it resolves names and makes the first checks before, which takes 8 s at most.
 _START_TIMEOUT_S = 15.0
@@ -122,14 +120,13 @@ class ControlClient:
         self._may_serve = trio.Event()
         self._is_informed = False  # the control process has sent the state of all servers
         self._is_ready = False
-        self._sent_counts: dict[ServerKey, Counts] = {}
-        self._sent_traffic: dict[TrafficKey, Traffic] = {}
         self.frontends: WorkerFrontends | None = None
+        self._records = RecordSender(log)
 
     # What a service needs
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve queues and send counters until cancelled; started when the worker may accept connections."""
+        """Serve queues until cancelled; started when the worker may accept connections."""
         log = self._log
         async with trio.open_nursery() as nursery:
             if self._is_restart:  # files may have changed since the supervisor loaded them
@@ -137,7 +134,6 @@ class ControlClient:
             nursery.start_soon(supervise, log, WATCHER_HELPER, self._certificates.run)
             nursery.start_soon(supervise, log, "stick table sync", self._stick_sync.run, self._link.send)
             nursery.start_soon(supervise, log, "queue", self._queue_loop)
-            nursery.start_soon(supervise, log, "counters", self._counter_loop)
             await self._wait_for_control()
             task_status.started()
 
@@ -166,20 +162,6 @@ class ControlClient:
             for backend in self._backends.values():
                 backend.serve_queue()
 
-    async def _counter_loop(self) -> None:
-        while True:
-            await trio.sleep(_COUNTER_INTERVAL_S)
-            self.send_counters()
-
-    def send_counters(self, live: LiveBytes = _NO_BYTES) -> None:
-        """Send the counters that have changed, with the bytes of live sessions if ``live`` has them."""
-        if self._link.channel is not None:
-            for message in changed_counters(self._backends.values(), self._sent_counts):
-                self._link.send(message)
-            frontends = self.frontends.traffic if self.frontends is not None else {}
-            for traffic in changed_traffic(frontends, self._backends.values(), self._sent_traffic, live):
-                self._link.send(traffic)
-
     # What a worker needs
 
     def allow_serving(self) -> None:
@@ -194,10 +176,6 @@ class ControlClient:
     def reconfigure(self, backends: Mapping[str, Backend]) -> None:
         """Use these backends from now on: a reload has added or removed some."""
         self._backends = {name: _as_worker_backend(backend) for name, backend in backends.items()}
-        for key in self._sent_counts.keys() - {
-            (name, server.name) for name, backend in backends.items() for server in backend.servers
-        }:
-            del self._sent_counts[key]
 
     def announce_generation(self, generation: int) -> None:
         """Tell the control process that the worker uses the configuration with this number."""
@@ -205,8 +183,7 @@ class ControlClient:
         self._link.send(ReloadApplied(generation))
 
     def finish(self) -> None:
-        """Send the last counters, without waiting."""
-        self.send_counters()
+        """Send what is left to send, without waiting."""
         if self._link.channel is not None:
             self._link.channel.flush()
 
@@ -216,7 +193,7 @@ class ControlClient:
         tasks: trio.Nursery,
         *,
         drains: WorkerDrains,
-        on_drain: Callable[[float], None],
+        on_drain: Callable[[float, Collection[str]], None],
         on_stop: Callable[[], None],
     ) -> None:
         """Use a channel to a new control process until that is gone. Closes the channel.
@@ -225,15 +202,17 @@ class ControlClient:
             channel: The channel.
             tasks: Where tasks run that may outlive the channel, such as a reload.
             drains: The drains of this worker.
-            on_drain: Called for Drain, with the seconds until sessions are closed.
+            on_drain: Called for Drain, with its two values.
             on_stop: Called for Stop.
         """
         self._link.channel = channel
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervise, self._log, _HELPER, channel.run)
             nursery.start_soon(supervise, self._log, _HELPER, self._register, channel)
+            nursery.start_soon(supervise, self._log, _HELPER, self._records.run, channel)
             await supervise(self._log, _HELPER, self._receive, channel, tasks, drains, on_drain, on_stop)
             nursery.cancel_scope.cancel()
+        self._records.follow(is_on=False)
         if self._link.channel is channel:
             self._link.channel = None
         channel.close()
@@ -246,8 +225,6 @@ class ControlClient:
             await send_snapshots(channel, self._backends.values(), ServerSnapshots)
             if self.frontends is not None:
                 await channel.send(self.frontends.message())
-            self._sent_counts.clear()
-            self._sent_traffic.clear()
         await channel.send(Register(not self._is_informed, self._generation))
         if self._is_ready:
             await channel.send(Ready())
@@ -257,14 +234,14 @@ class ControlClient:
         channel: Channel[Message],
         tasks: trio.Nursery,
         drains: WorkerDrains,
-        on_drain: Callable[[float], None],
+        on_drain: Callable[[float, Collection[str]], None],
         on_stop: Callable[[], None],
     ) -> None:
         while (received := await channel.receive()) is not None:
             with contained(self._log, _HELPER):
                 match received.message:
-                    case Drain(seconds):
-                        on_drain(seconds)
+                    case Drain(seconds, closed):
+                        on_drain(seconds, closed)
                     case Stop():
                         on_stop()
                     case DrainSessions() as message:
@@ -286,10 +263,20 @@ class ControlClient:
                     self.frontends.apply(message)
                 _send_ack(channel, message.ack)
             case RequestCounters(ack):
-                self.send_counters(LiveBytes.of(self._sessions))
+                if self.frontends is not None:
+                    self.frontends.service.count_live()
                 _send_ack(channel, ack)
+            case ClearMaxima(ack):
+                if self.frontends is not None:
+                    self.frontends.service.count_live()
+                    self.frontends.service.clear_maxima()
+                _send_ack(channel, ack)
+            case RequestRecent():
+                tasks.start_soon(self._send_recent, channel, message)
             case RequestSessions():
                 tasks.start_soon(self._send_sessions, channel, message)
+            case FollowRecords(is_on):
+                self._records.follow(is_on=is_on)
             case EndSession(number, ack):
                 _send_ack(channel, ack, int(self._sessions.kill(number)))
             case RemoveStickEntries(backend, key):
@@ -349,6 +336,15 @@ class ControlClient:
             for part in batch_by_size(message.wanted.select(self._sessions)):
                 if message.ack is not None:
                     await channel.send(Sessions(message.ack, part))
+        _send_ack(channel, message.ack)
+
+    async def _send_recent(self, channel: Channel[Message], message: RequestRecent) -> None:
+        with contained(self._log, _HELPER):
+            if self.frontends is not None and message.ack is not None:
+                service = self.frontends.service
+                records = service.recent_records(message.events, with_sessions=message.with_sessions)
+                for part in batch_by_size(map(pack, records)):
+                    await channel.send(RecentRecords(message.ack, part))
         _send_ack(channel, message.ack)
 
     async def _send_stick_tables(self, channel: Channel[Message]) -> None:

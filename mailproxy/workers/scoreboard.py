@@ -48,7 +48,7 @@ class ProcessCounters:
         refused: How many have failed.
         frontends: Sessions of each frontend, by name.
         backends: Sessions of each backend and its servers, by name.
-        clients: Tables of clients for each frontend that limits them; empty for the control process.
+        clients: Tables of clients for each frontend that limits them. The control process only reads them.
     """
 
     process: LimitCounters
@@ -96,7 +96,7 @@ class Scoreboard:
         """
         self._layout.check(config)
         if workers > self.workers_max:
-            raise LayoutFullError(f"more than {self.workers_max} workers need a restart")
+            raise LayoutFullError(f"more than {self.workers_max} workers need a restart", "process.workers")
 
     def reconfigure(self, config: Config, workers: int) -> None:
         """Have counters for another configuration, too. Those of the one before stay good.
@@ -149,12 +149,13 @@ class Scoreboard:
             refused=refused,
             frontends={name: limit(columns["frontend", name]) for name in config.frontends},
             backends={name: backend(table) for name, table in config.backends.items()},
-            clients=self._clients(row) if row != self.control else {},
+            clients=self._clients(row),
         )
 
     def _clients(self, row: int) -> dict[str, ClientTables]:
+        own = row if row != self.control else None
         return {
-            name: self._tables[self._layout.tables[name]].published(row, self._workers)
+            name: self._tables[self._layout.tables[name]].published(own, self._workers)
             for name, frontend in self._config.frontends.items()
             if frontend.limits_clients
         }
@@ -181,9 +182,10 @@ class _FrontendTables:
         self._secret = os.urandom(_SECRET_BYTES)
         self.words = SharedWords(workers, self._session_words + words_for(RATE_CLIENTS_MAX))
 
-    def published(self, row: int, workers: int) -> ClientTables:
-        """Return the tables as the worker of this row uses them beside the others."""
-        sessions, rates = zip(*self._rows(max(workers, row + 1)), strict=True)
+    def published(self, row: int | None, workers: int) -> ClientTables:
+        """Return the tables as the worker of this row uses them beside the others; None only reads them."""
+        rows = workers if row is None else max(workers, row + 1)
+        sessions, rates = zip(*self._rows(rows), strict=True)
         return ClientTables(_seen_by(row, sessions), _seen_by(row, rates), self._secret)
 
     def _rows(self, workers: int) -> Iterator[tuple[CountTable, CountTable]]:
@@ -192,5 +194,6 @@ class _FrontendTables:
             yield CountTable(words[: self._session_words]), CountTable(words[self._session_words :])
 
 
-def _seen_by(row: int, tables: tuple[CountTable, ...]) -> Published:
-    return Published(tables[row], tuple(table for other, table in enumerate(tables) if other != row))
+def _seen_by(row: int | None, tables: tuple[CountTable, ...]) -> Published:
+    own = tables[row] if row is not None else None
+    return Published(own, tuple(table for other, table in enumerate(tables) if other != row))

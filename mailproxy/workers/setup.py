@@ -9,10 +9,13 @@ from attrs import field, frozen
 
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.config import Config
+from mailproxy.ipc.board import SharedBoard
 from mailproxy.ipc.wakeups import Wakeups
-from mailproxy.log import Output
+from mailproxy.log import Log, Output
 from mailproxy.net.listener import Listener, Slots
+from mailproxy.net.passing.sockets import PassedSocket
 from mailproxy.proxy.backend.server import ServerContexts
+from mailproxy.proxy.state import ProxyState
 from mailproxy.workers.control.control import Control
 from mailproxy.workers.reload.document import ListenerInfo
 from mailproxy.workers.scoreboard import Scoreboard
@@ -26,6 +29,39 @@ class ControlHelper(Protocol):
 
     def close_copies(self) -> None:
         """Close, in a worker, the descriptors that are the control process's."""
+
+    def sockets(self) -> Sequence[PassedSocket]:
+        """Return its listening sockets."""
+
+    def leave(self) -> None:
+        """Close its listening sockets, and leave their files to another process."""
+
+
+class Start(Protocol):
+    """What the process before has left, and what is done when this one is ready."""
+
+    @property
+    def state(self) -> ProxyState | None:
+        """The state of the process before; None without one."""
+
+    def log_events(self, log: Log) -> None:
+        """Log where sockets come from."""
+
+    def close_copies(self) -> None:
+        """Close, in a child, what is not the child's."""
+
+    def complete(self) -> str | None:
+        """Have the process before stop accepting, and notify the service manager. Blocks for 2 s at most.
+
+        Returns:
+            None, or why the process before may still accept.
+        """
+
+    def on_reloaded(self, slots: Slots) -> None:
+        """Note that a reload has changed the listeners."""
+
+    def before_stop(self) -> None:
+        """Leave the files of Unix sockets to the next process, if the service manager keeps the sockets for it."""
 
 
 @frozen(eq=False)
@@ -44,8 +80,10 @@ class Setup:
         listener_infos: Where the workers listen.
         outputs: The open log targets.
         scoreboard: The shared counters.
+        boards: Where each worker counts, by slot, then where the control process does.
         wakeups: Where workers wake each other.
         helper: What runs beside the control process; None for nothing.
+        start: What the process before has left; None for nothing.
         generation: The number of the configuration, which each reload increases by one.
     """
 
@@ -57,8 +95,10 @@ class Setup:
     listener_infos: Sequence[ListenerInfo]
     outputs: Sequence[Output]
     scoreboard: Scoreboard
+    boards: Sequence[SharedBoard]
     wakeups: Wakeups
     helper: ControlHelper | None = None
+    start: Start | None = None
     generation: int = 1
     adopted: Mapping[int, Sequence[int]] = field(factory=dict)
 
@@ -70,4 +110,5 @@ class Setup:
     def listeners_of(self, slot: int) -> list[Listener]:
         """Return the listeners at which the worker of a slot accepts."""
         adopted = (each for other in self.adopted.get(slot, ()) for each in self.slots[other])
-        return [*self.slots[slot], *(each for each in adopted if each.is_of_slot)]
+        own = [*self.slots[slot], *(each for each in adopted if each.is_of_slot)]
+        return list({each.socket: each for each in own}.values())

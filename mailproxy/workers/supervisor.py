@@ -20,7 +20,7 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import BinaryIO
 
@@ -30,6 +30,7 @@ from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.errors import ConfigError, Fault
+from mailproxy.ipc.board import SharedBoard
 from mailproxy.ipc.channel import Descriptors, channel_pair, try_receive, try_send
 from mailproxy.ipc.files import read_value, write_value
 from mailproxy.ipc.wakeups import Wakeups
@@ -38,17 +39,21 @@ from mailproxy.net.listener import Slots, close_all, close_slots
 from mailproxy.net.notify import (
     has_service_manager,
     notify_draining,
+    notify_handed_over,
     notify_ready,
     notify_reloading,
     notify_stopping,
 )
 from mailproxy.proxy.process import max_sessions_per_process, tune_gc, worker_count
-from mailproxy.proxy.signals import SIGNALS, SignalAction, signal_action
-from mailproxy.workers.child import WAKEUP, run_control, run_worker
+from mailproxy.proxy.signals import HANDED_OVER, SIGNALS, SignalAction, signal_action
+from mailproxy.workers.child import WAKEUP, child_main, run_control, run_worker
 from mailproxy.workers.messages import (
     ControlChannel,
     Drain,
+    HandedOver,
+    HandoverFailed,
     Message,
+    PassSockets,
     ProcessExit,
     ReloadFailed,
     SignalReceived,
@@ -57,22 +62,22 @@ from mailproxy.workers.messages import (
     encode,
     prepare_encoding,
 )
-from mailproxy.workers.reload.commit import Committed, prepare_commit
+from mailproxy.workers.reload.commit import Committed, adopt_slots, prepare_commit
 from mailproxy.workers.reload.document import ListenerInfo, ReloadDocument, pack_faults
 from mailproxy.workers.reload.messages import ApplyReload, ReloadAnswer, ReloadProgress, RequestReload
 from mailproxy.workers.scoreboard import Scoreboard
-from mailproxy.workers.setup import ControlHelper, Setup
+from mailproxy.workers.setup import ControlHelper, Setup, Start
 from mailproxy.workers.supervision.child_process import ChildProcess
+from mailproxy.workers.supervision.files import load_reloaded_files
+from mailproxy.workers.supervision.handover import PendingHandover
 from mailproxy.workers.supervision.outbox import ControlOutbox
 from mailproxy.workers.supervision.shutdown import ShutdownStep, plan_drain, plan_stop
-from mailproxy.workers.supervision.watchdog import CHECK_INTERVAL_S, Pulse
+from mailproxy.workers.supervision.watchdog import CHECK_INTERVAL_S, ManagerWatchdog, Pulse
 
 _MIN_WAIT_S = 0.01
 _MAX_WAIT_S = 3600.0  # a child that exits ends the wait, too: SIGCHLD
 _CONNECT_RETRY_S = 1.0
-# Between looks at the scoreboard, while the service manager waits for the proxy to be ready.
-_READY_POLL_S = 0.05
-_CHILD_FAILED = 1  # exit code
+_READY_POLL_S = 0.05  # between looks at the scoreboard, while the service manager waits for readiness
 
 
 def run_supervisor(
@@ -82,23 +87,29 @@ def run_supervisor(
     outputs: Sequence[Output],
     *,
     helper: ControlHelper | None = None,
+    start: Start | None = None,
 ) -> None:
-    """Run one worker for each of ``slots`` until stopped by a signal. The caller closes the slots.
+    """Run the workers until stopped by a signal. The caller closes the slots.
 
-    ``helper`` runs beside the control process.
+    There may be more slots than workers: the first workers then accept at the sockets of the others, too.
+    ``helper`` runs beside the control process. ``start`` is what the process before has left.
     """
-    scoreboard = Scoreboard(config, len(slots), max_sessions_per_worker=max_sessions_per_process())
+    workers = worker_count(config)
+    scoreboard = Scoreboard(config, workers, max_sessions_per_worker=max_sessions_per_process())
     setup = Setup(
         config=config,
         reloader=CertificateReloader(config, store, stage=True) if store.files else None,
         server_contexts=store.server_contexts,
         supervisor_pidfd=os.pidfd_open(os.getpid()),
         slots=slots,
+        adopted=adopt_slots(range(len(slots)), workers, ()),
         listener_infos=tuple(map(ListenerInfo.of, slots[0])),
         outputs=outputs,
         scoreboard=scoreboard,
+        boards=[SharedBoard() for _ in range(scoreboard.workers_max + 1)],
         wakeups=Wakeups(scoreboard.workers_max),
         helper=helper,
+        start=start,
     )
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # an ignored SIGCHLD would leave no exit codes to wait for
     signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGCHLD, WAKEUP))
@@ -121,15 +132,18 @@ class Supervisor:
     _check_due: float = field(default=0.0, init=False)  # of heartbeats
     # The control process has exited after the last worker, or all children were killed.
     _is_control_done: bool = field(default=False, init=False)
-    _awaits_ready: bool = field(factory=has_service_manager, init=False)
+    _awaits_ready: bool = field(init=False)
+    _manager: ManagerWatchdog = field(factory=ManagerWatchdog, init=False)
+    _handover: PendingHandover = field(factory=PendingHandover, init=False)
     # Reloads whose begin was reported to the service manager, and whose end was not.
     _reloads: int = field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
         scoreboard = self.setup.scoreboard
+        self._awaits_ready = has_service_manager() or self.setup.start is not None
         self._control = ChildProcess(None, scoreboard.counters(scoreboard.control))
         self._workers = [
-            ChildProcess(slot, scoreboard.counters(slot)) for slot in range(len(self.setup.slots))
+            ChildProcess(slot, scoreboard.counters(slot)) for slot in range(worker_count(self.setup.config))
         ]
 
     @property
@@ -145,6 +159,7 @@ class Supervisor:
             self._run_due_shutdown_steps()
             self._notify_when_ready()
             self._kill_hung_children()
+            self._manager.notify_if_due()
             if self._stop_signals and not any(child.is_alive for child in self._children):
                 return
             caught = signal.sigtimedwait((*SIGNALS, signal.SIGCHLD, WAKEUP), self._seconds_to_wait())
@@ -166,6 +181,7 @@ class Supervisor:
             ]
         if self._awaits_ready:
             dues.append(time.monotonic() + _READY_POLL_S)
+        dues.append(self._manager.due)
         wait = min(dues, default=math.inf) - time.monotonic()
         return min(max(_MIN_WAIT_S, wait), _MAX_WAIT_S)
 
@@ -177,15 +193,33 @@ class Supervisor:
         if action in (SignalAction.DRAIN, SignalAction.STOP):
             self._schedule_shutdown(is_urgent=action is SignalAction.STOP)
             self._stop_signals.append(number)
+            if self.setup.start is not None:
+                self.setup.start.before_stop()
             close_slots(self.setup.slots)
+        elif action is SignalAction.HAND_OVER:
+            self._on_handed_over(())
+            return
         elif action is SignalAction.RELOAD and not self._stop_signals and not self._awaits_ready:
             self._reloads += 1  # the control process reports the end
             notify_reloading()
         self._send_to_control(SignalReceived(number))
 
-    def _schedule_shutdown(self, *, is_urgent: bool) -> None:
+    def _on_handed_over(self, unused: Collection[str]) -> None:
+        """Stop, because another proxy has got the listening sockets and accepts. Ignored if none has."""
+        if self._handover.successor is None:
+            return
+        if not self._stop_signals:
+            self._schedule_shutdown(is_urgent=False, successor=self._handover.successor)
+        self._stop_signals.append(HANDED_OVER)
+        self._handover.complete(self.setup, unused)
+        close_slots(self.setup.slots)
+        self._send_to_control(SignalReceived(HANDED_OVER))
+
+    def _schedule_shutdown(self, *, is_urgent: bool, successor: int | None = None) -> None:
         drain_timeout = self.setup.config.process.drain_timeout
-        if is_urgent:
+        if successor is not None:
+            notify_handed_over(successor, drain_timeout)
+        elif is_urgent:
             notify_stopping()
         else:
             notify_draining(drain_timeout)
@@ -235,6 +269,10 @@ class Supervisor:
                 notify_reloading()
             case ReloadProgress(is_running=False):
                 self._end_reloads(1)
+            case PassSockets(successor):
+                self._handover.pass_sockets(self.setup, descriptors.sockets[0], successor)
+            case HandedOver(unused):
+                self._on_handed_over(unused)
 
     def _end_reloads(self, number: int) -> None:
         """Report to the service manager that this many reloads have ended, one way or the other."""
@@ -280,6 +318,8 @@ class Supervisor:
             if slot not in slots:
                 counters = self.setup.scoreboard.counters(slot)
                 self._workers.append(ChildProcess(slot, counters))
+        if self.setup.start is not None:
+            self.setup.start.on_reloaded(self.setup.slots)
         close_all(committed.handover.gone)
         if before.outputs is not self.setup.outputs:
             for output in before.outputs:
@@ -330,21 +370,9 @@ class Supervisor:
             self._outbox.on_heartbeat()
 
     def _load_reloaded_files(self) -> None:
-        """Load the TLS files that the control process has reloaded.
-
-        A worker that is forked later then has them, even if they are damaged by that time.
-        """
-        counters, reloader = self._control.counters, self.setup.reloader
-        reloads = counters.reloads.local
-        if counters.supervisor_reloads.local == reloads or reloader is None:
-            return
-        try:
-            result = reloader.scan()
-            if result is not None:
-                reloader.apply_staged(result)
-        except Exception as error:  # noqa: BLE001 - the border: a fault of a file must not end all processes
+        error = load_reloaded_files(self._control.counters, self.setup.reloader)
+        if error is not None:
             self._send_to_control(ReloadFailed(repr(error)))
-        counters.supervisor_reloads.local = reloads
 
     def _notify_when_ready(self) -> None:
         """Notify the service manager when all workers listen.
@@ -352,9 +380,12 @@ class Supervisor:
         It accepts that only from the process that it started. The control process marks it on the scoreboard,
         which is polled until then.
         """
-        if self._awaits_ready and self.setup.scoreboard.is_ready:
+        if self._awaits_ready and self.setup.scoreboard.is_ready and not self._stop_signals:
             self._awaits_ready = False
-            notify_ready()
+            if self.setup.start is None:
+                notify_ready()
+            elif (reason := self.setup.start.complete()) is not None:
+                self._send_to_control(HandoverFailed(reason))
 
     # Exits
 
@@ -464,25 +495,6 @@ class Supervisor:
             return
         if pid == 0:
             channels = [each.channel for each in self._children if each.channel is not None]
-            _child_main(run, childs_end, [own_end, *channels])
+            child_main(run, childs_end, [own_end, *channels])
         childs_end.close()
         child.pid, child.channel = pid, own_end
-
-
-def _child_main(
-    run: Callable[[socket.socket], None], end: socket.socket, supervisors_ends: list[socket.socket]
-) -> None:
-    """Run a child and exit. Never returns: the code after the fork is the supervisor's alone."""
-    code = _CHILD_FAILED
-    try:
-        # While a child holds them open, its siblings do not notice that the supervisor is gone.
-        for supervisors_end in supervisors_ends:
-            supervisors_end.close()
-        run(end)
-        code = 0
-    except SystemExit:  # the child has logged why
-        pass
-    except BaseException:  # noqa: BLE001, ASYNC103 - the last border; no trio loop runs here
-        traceback.print_exc()
-    finally:
-        os._exit(code)

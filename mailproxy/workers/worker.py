@@ -7,11 +7,14 @@ control process.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import trio
 from attrs import frozen
 
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.config import Config
+from mailproxy.ipc.board import SharedBoard
 from mailproxy.ipc.channel import Channel
 from mailproxy.ipc.wakeups import Wakeups
 from mailproxy.log import Log
@@ -34,12 +37,14 @@ from mailproxy.log.events import (
     SERVER_UP,
     STOPPED,
 )
+from mailproxy.metrics.sessions import note_lost_sessions
 from mailproxy.net.listener import Listener
 from mailproxy.pool import SharedCounter
 from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.limits import SessionLimit
 from mailproxy.proxy.service import Service
 from mailproxy.proxy.supervise import contained, supervise
+from mailproxy.proxy.vitals import watch_vitals
 from mailproxy.workers.certificates import WorkerCertificates
 from mailproxy.workers.control_client import ControlClient, ControlLink
 from mailproxy.workers.drains import WorkerDrains
@@ -67,6 +72,7 @@ class WorkerSlot:
     Attributes:
         slot: Its number, from 0.
         scoreboard: The shared memory.
+        board: Where it counts, as the worker before it in this slot did.
         wakeups: Where workers wake each other.
         supervisor: The channel to the supervisor.
         max_sessions: The sessions that the descriptors of one process suffice for.
@@ -77,6 +83,7 @@ class WorkerSlot:
 
     slot: int
     scoreboard: Scoreboard
+    board: SharedBoard
     wakeups: Wakeups
     supervisor: Channel[Message]
     max_sessions: int
@@ -105,6 +112,7 @@ def build_worker(
         max_sessions: The limit on sessions of all workers together.
         slot: What belongs to this worker alone.
     """
+    note_lost_sessions(slot.board)
     link, stick_sync = ControlLink(), StickSync()
     counters = slot.scoreboard.counters(slot.slot)
     parts = WorkerParts(
@@ -135,6 +143,7 @@ def build_worker(
         process_limit=parts.process_limit,
         monitor=client,
         log=log,
+        board=slot.board,
     )
     client.frontends = WorkerFrontends(service)
     worker = Worker(
@@ -193,6 +202,8 @@ class Worker:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(supervise, self._log, "heartbeat", beat, self._beats)
                 nursery.start_soon(supervise, self._log, _HELPER, self._serve_supervisor, nursery)
+                vitals = (self._service.board, self._log, self._service.relay_turns)
+                nursery.start_soon(supervise, self._log, "vitals", watch_vitals, *vitals)
                 nursery.start_soon(supervise, self._log, "progress of drains", self._drains.run)
                 async with trio.open_nursery() as serving:
                     await serving.start(self._service.run)
@@ -208,8 +219,8 @@ class Worker:
                     case ControlChannel():
                         channel = open_channel(received.sockets[0], self._log)
                         nursery.start_soon(self._serve_control, channel, nursery)
-                    case Drain(seconds):
-                        self._drain(seconds)
+                    case Drain(seconds, closed):
+                        self._drain(seconds, closed)
                     case Stop():
                         self._stop()
                     case message if not self.follower.handle(received, nursery):
@@ -221,11 +232,11 @@ class Worker:
             channel, tasks, drains=self._drains, on_drain=self._drain, on_stop=self._stop
         )
 
-    def _drain(self, seconds: float) -> None:
+    def _drain(self, seconds: float, closed: Collection[str] = ()) -> None:
         if not self._is_draining:
             self._is_draining = True
             self._client.allow_serving()  # or the service would wait for the state of servers first
-            self._service.drain(seconds)
+            self._service.drain(seconds, closed=closed)
 
     def fail(self) -> None:
         """Close all sessions and exit with an error, to be replaced."""

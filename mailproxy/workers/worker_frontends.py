@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from attrs import frozen
 
 from mailproxy.proxy.service import Service
-from mailproxy.proxy.stats import Traffic
-from mailproxy.workers.admin_messages import (
+from mailproxy.workers.messages import (
     FrontendUpdates,
 )
 
@@ -18,11 +15,6 @@ class WorkerFrontends:
     """The frontends of a worker's service."""
 
     service: Service
-
-    @property
-    def traffic(self) -> Mapping[str, Traffic]:
-        """What the sessions of each frontend have come to, by name."""
-        return {name: frontend.traffic for name, frontend in self.service.frontends.items()}
 
     def apply(self, message: FrontendUpdates) -> None:
         """Do what the operator wants."""

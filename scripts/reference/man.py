@@ -23,6 +23,10 @@ SIGNALS = {
 ENVIRONMENT = {
     "NOTIFY_SOCKET": "The socket on which mailproxy reports to the service manager that it is ready, or stops; see "
     "sd_notify(3).",
+    "WATCHDOG_USEC, WATCHDOG_PID": "The service manager's watchdog. mailproxy reports twice in this time that its loop "
+    "runs; see sd_watchdog_enabled(3).",
+    "FDSTORE": "More than 0 if the service manager keeps descriptors (FileDescriptorStoreMax=). mailproxy then stores its "
+    "listening sockets there, and connections wait during a restart. systemd sets it from version 254 on.",
     "LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES": "Sockets that the service manager passes on. A bind takes one with "
     'address = "fd:NAME" or "fd:3"; see sd_listen_fds(3).',
 }
@@ -35,7 +39,7 @@ EXIT_STATUS = {
 
 def command_page() -> str:
     """Return mailproxy.1."""
-    context = click.Context(main, info_name="mailproxy")
+    context = click.Context(main, info_name="mailproxy", **main.context_settings)
     parts = [
         _title("MAILPROXY", 1),
         ".SH NAME\n" + _text("mailproxy - proxy and load balancer for mail"),

@@ -1,7 +1,8 @@
 """Write the parts of the documentation that are made from the code.
 
-These are the tables of directives of other programs, keys, JSON Schema, manual pages, and the end reasons, fields and events of the log. A test compares
-the files with what this script makes.
+These are keys, JSON Schema, manual pages, completion, the end reasons, fields and events of the log, the commands of the
+admin socket, the metrics, and the tables of directives of other programs. A test compares the files with what this
+script makes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from typing import Any
 import man  # beside this file
 from attrs import NOTHING
 
+from mailproxy.admin.exporter.names import METRICS
+from mailproxy.admin.runtime.commands import COMMANDS
+from mailproxy.cli import main as program
+from mailproxy.cli.completion import completion_script
 from mailproxy.config import json_schema, model
 from mailproxy.config.fields import SHORT_FORMS, Key, keys_of
 from mailproxy.config.units import write_duration
@@ -45,13 +50,15 @@ TABLES = {
     "[process]": model.Process,
     "[log]": model.Log,
     "[[log.targets]]": model.LogOutput,
+    "[tracing]": model.Tracing,
     "[admin]": model.Admin,
+    "[metrics]": model.Metrics,
     "[frontends.NAME]": model.Frontend,
     "[[frontends.NAME.bind]]": model.Bind,
     "[[frontends.NAME.routes]]": model.Route,
     "timeouts of a frontend": model.FrontendTimeouts,
     "max_session_rate_per_client": model.SessionRate,
-    "tls of a frontend or bind": model.FrontendTls,
+    "tls of a frontend or bind, and of admin": model.FrontendTls,
     "certificates of a frontend's tls": model.CertificateFiles,
     "[backends.NAME]": model.Backend,
     "servers of a backend": model.Server,
@@ -118,6 +125,39 @@ mailproxy takes the value of a key from the first of these places that has it:
 The same four tables under `[profiles.NAME]` take them, too. Tables are merged key by key. Lists and single values replace
 the inherited value. `false` switches off an inherited `tls`, `stick`, `check` or `max_session_rate_per_client`.
 """
+ENDS_HEAD = """# End reasons
+
+<!-- Made by scripts/write-reference from mailproxy/log/end_reasons.py: change that, not this page. -->
+
+Each session ends with one of these reasons. It is the field `end` in `json` and `text`. In `tcplog`
+it is the two letters of the state, or HAProxy's message if the session ended before its route.
+[Logging](logging.md#how-sessions-end) explains how to read them, and
+[Troubleshooting](troubleshooting.md#states-in-the-log) what to do about them.
+"""
+FIELDS_HEAD = """# Fields and events of the log
+
+<!-- Made by scripts/write-reference from mailproxy/log/fields.py and events.py: change those, not this page. -->
+
+[Logging](logging.md) explains targets, formats and the life of a session.
+
+## Fields of a session
+
+In `json`, each session has all of these fields. One that does not apply is null. Later versions may
+add fields.
+"""
+EVENTS_HEAD = """
+## Events
+
+In `json`, `event` is the name. Each event has `time`, `level` and `message`, and the keys that are
+named here.
+"""
+COMMANDS_HEAD = """# Commands of the admin socket
+
+<!-- Made by scripts/write-reference from mailproxy/admin/runtime/commands.py: change that, not this page. -->
+
+What you can send with `mailproxy ctl COMMAND`, with the level that it needs. The words are
+HAProxy's. [Admin socket](admin-socket.md) explains levels, arguments and differences from HAProxy.
+"""
 MAX_COLUMNS = 100
 
 
@@ -156,6 +196,26 @@ def shown_keys(title: str, table: type) -> list[Key]:
 def command_manual() -> str:
     """Return docs/man/mailproxy.1."""
     return man.command_page()
+
+
+def bash_completion() -> str:
+    """Return docs/completion/mailproxy.bash."""
+    return completion("bash")
+
+
+def zsh_completion() -> str:
+    """Return docs/completion/_mailproxy."""
+    return completion("zsh")
+
+
+def fish_completion() -> str:
+    """Return docs/completion/mailproxy.fish."""
+    return completion("fish")
+
+
+def completion(shell: str) -> str:
+    """Return what ``mailproxy completion`` prints."""
+    return completion_script(shell, program, [each.words for each in COMMANDS])
 
 
 def configuration_manual() -> str:
@@ -233,18 +293,18 @@ def default_of(key: Key) -> str:
     return f"`{to_display(default) if not isinstance(default, str) else default}`"
 
 
-def ends() -> str:
-    """Return the end reasons in docs/logging.md: an index by state, then each reason under its phase."""
+def end_reasons() -> str:
+    """Return docs/end-reasons.md: an index by state, then each reason under its phase."""
     names: dict[str, list[str]] = {}
     for end in END_REASONS:
         if not end.has_message:
             names.setdefault(end.state, []).append(f"`{end.name}`")
-    parts = ["| state | end reasons |\n|---|---|"]
-    parts[0] += "".join(f"\n| `{state}` | {', '.join(names[state])} |" for state in sorted(names))
+    index = [f"| `{state}` | {', '.join(names[state])} |" for state in sorted(names)]
+    parts = [ENDS_HEAD.rstrip(), "\n".join(["| state | end reasons |", "|---|---|", *index])]
     for phase in Phase:
-        parts.append(f"**Phase `{phase.value}`**")
+        parts.append(f"## Phase {phase.value}")
         parts.append("\n".join(end_item(end) for end in END_REASONS if end.phase is phase))
-    return "\n\n".join(parts)
+    return "\n\n".join(parts) + "\n"
 
 
 def end_item(end: EndReason) -> str:
@@ -270,18 +330,17 @@ def schema() -> str:
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
-def fields() -> str:
-    """Return the table of a session's fields in docs/logging.md."""
-    rows = ["| field | type | meaning | example |", "|---|---|---|---|"]
-    rows += [
-        f"| `{each.name}` | {each.kind} | {each.meaning} | `{each.example}` |" for each in SESSION_FIELDS
-    ]
-    return "\n".join(rows)
+def log_fields() -> str:
+    """Return docs/log-fields.md: the fields of a session, then the events."""
+    rows = [f"| `{each.name}` | {each.kind} | {each.meaning} | `{each.example}` |" for each in SESSION_FIELDS]
+    parts = [FIELDS_HEAD, "| field | type | meaning | example |", "|---|---|---|---|", *rows, EVENTS_HEAD]
+    return "\n".join([*parts, *map(event_item, EVENTS)]) + "\n"
 
 
-def events() -> str:
-    """Return the events in docs/logging.md as a list."""
-    return "\n".join(event_item(each) for each in EVENTS)
+def commands() -> str:
+    """Return docs/admin-commands.md."""
+    rows = [f"| `{cell(each.usage)}` | {each.level.name.lower()} | {cell(each.help)} |" for each in COMMANDS]
+    return "\n".join([COMMANDS_HEAD, "| command | level | does |", "|---|---|---|", *rows]) + "\n"
 
 
 def event_item(event: Event) -> str:
@@ -304,11 +363,28 @@ def replace_part(page: str, name: str, text: str) -> str:
     return f"{before}{begin}\n{text}\n{end}{after}"
 
 
-def with_log(page: str) -> str:
-    """Return docs/logging.md with its generated parts renewed."""
-    for name, text in (("ends", ends()), ("fields", fields()), ("events", events())):
-        page = replace_part(page, name, text)
-    return page
+def metrics() -> str:
+    """Return the metrics in docs/metrics.md, those that HAProxy has first."""
+    parts = []
+    for title, is_haproxys in (("As HAProxy's", True), ("Only here", False)):
+        rows = [
+            (
+                f"`mailproxy_{metric.name}`",
+                metric.type,
+                ", ".join(f"`{label}`" for label in metric.labels),
+                metric.help.rstrip("."),
+            )
+            for metric in METRICS
+            if metric.is_haproxys is is_haproxys
+        ]
+        table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        parts.append(f"### {title}\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n{table}")
+    return "\n" + "\n\n".join(parts) + "\n"
+
+
+def with_metrics(page: str) -> str:
+    """Return docs/metrics.md with its generated part renewed."""
+    return replace_part(page, "metrics", metrics())
 
 
 MIGRATION = {"haproxy": ("HAProxy", HAPROXY), "nginx": ("nginx", NGINX), "caddy": ("Caddy", CADDY)}
@@ -329,8 +405,16 @@ def main() -> None:
     for program in MIGRATION:
         page = ROOT / "docs" / f"from-{program}.md"
         page.write_text(with_directives(program, page.read_text()))
-    logging = ROOT / "docs" / "logging.md"
-    logging.write_text(with_log(logging.read_text()))
+    completions = ROOT / "docs" / "completion"
+    completions.mkdir(exist_ok=True)
+    (completions / "mailproxy.bash").write_text(bash_completion())
+    (completions / "_mailproxy").write_text(zsh_completion())
+    (completions / "mailproxy.fish").write_text(fish_completion())
+    (ROOT / "docs" / "end-reasons.md").write_text(end_reasons())
+    (ROOT / "docs" / "log-fields.md").write_text(log_fields())
+    (ROOT / "docs" / "admin-commands.md").write_text(commands())
+    metrics_page = ROOT / "docs" / "metrics.md"
+    metrics_page.write_text(with_metrics(metrics_page.read_text()))
 
 
 if __name__ == "__main__":

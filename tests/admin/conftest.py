@@ -11,7 +11,7 @@ import trio
 from mailproxy.testing import ThrowAwayCA, greet_and_echo
 from mailproxy.testing.fixtures import RunProxy
 from tests.support import admin_client
-from tests.support.proxy.proxy_harness import Line, ProxyHarness
+from tests.support.proxy.proxy_harness import Line, ProxyHarness, merge
 
 
 class Administered:
@@ -74,10 +74,6 @@ async def open_administered(
         "frontends": {"f": {"backend": "b"}},
         "admin": {"socket": str(path)},
     }
-    for name, change in changes.items():
-        if isinstance(change, dict) and isinstance(merged.get(name), dict):
-            merged[name] = {**merged[name], **change}
-        else:
-            merged[name] = change
+    merge(merged, changes)
     await harness.proxy(**merged)
     return Administered(harness, path)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import trio
 
+import mailproxy
 from tests.admin.conftest import Administered, open_administered
 from tests.support.proxy.proxy_harness import ProxyHarness
 
@@ -68,6 +70,73 @@ async def test_clear_counters_keeps_sums_and_forgets_maxima(administered: Admini
     await administered.ask("clear counters")
     row = (await administered.stat())["f", "FRONTEND"]
     assert (row["smax"], row["stot"]) == ("0", "1")
+
+
+async def test_clear_counters_forgets_the_longest_times(administered: Administered) -> None:
+    connection = await administered.harness.dial(administered.harness.proxies[0])
+    server = (await connection.receive_line()).decode().strip()
+    await trio.sleep(0.02)
+    await connection.close()
+    await administered.harness.wait_until_idle()
+    names = (("b", "BACKEND"), ("b", server))
+    rows = await administered.stat()
+    assert all(int(rows[name]["ttime_max"]) >= 20 for name in names)
+    await administered.ask("clear counters")
+    rows = await administered.stat()
+    assert [rows[name]["ttime_max"] for name in names] == ["0", "0"]
+    assert all(int(rows[name]["ttime"]) > 0 for name in names)  # averages go on
+
+
+async def test_highest_number_of_sessions_is_exact_after_clear_counters(administered: Administered) -> None:
+    """Also if it was reached and left between two looks at the figures."""
+    await greeting(administered)
+    await administered.ask("clear counters")
+    await greeting(administered)
+    rows = await administered.stat()
+    assert (rows["f", "FRONTEND"]["smax"], rows["b", "BACKEND"]["smax"]) == ("1", "1")
+    assert sorted(rows["b", name]["smax"] for name in ("s1", "s2")) == ["0", "1"]
+
+
+async def test_events_are_the_last_of_the_log(administered: Administered) -> None:
+    await administered.ask("set server b/s1 state drain")
+    *_, last = (await administered.ask("show events")).splitlines()
+    assert re.match(
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d \w+: Server b/s1 enters drain state\.", last
+    )
+    for _ in range(600):
+        await administered.ask("set server b/s1 state ready; set server b/s1 state drain")
+    lines = (await administered.ask("show events")).splitlines()
+    assert len(lines) == 1000
+    assert lines[-1].split(" ", 2)[2].startswith("warning: Server b/s1 enters drain state.")
+
+
+async def test_stopping_server_gets_no_new_clients(administered: Administered) -> None:
+    assert await administered.ask("set server b/s1 health stopping") == ""
+    rows = await administered.stat()
+    assert rows["b", "s1"]["status"] == "NOLB"
+    assert (await administered.states())["b/s1"]["srv_op_state"] == "3"
+    assert {await greeting(administered) for _ in range(4)} == {"s2"}
+    assert await administered.ask("set server b/s1 health up") == ""
+    assert {await greeting(administered) for _ in range(4)} == {"s1", "s2"}
+    messages = [
+        line["message"] for line in administered.harness.lines() if line["event"].startswith("server-")
+    ]
+    assert [message.partition(".")[0] for message in messages[-2:]] == [
+        "Server b/s1 is stopping, changed from CLI",
+        "Server b/s1 is UP, changed from CLI",
+    ]
+
+
+async def test_server_without_checks_can_be_declared_down(administered: Administered) -> None:
+    await administered.ask("set server b/s1 health down")
+    rows = await administered.stat()
+    assert (rows["b", "s1"]["status"], rows["b", "s1"]["check_status"]) == ("DOWN", "")
+    assert {await greeting(administered) for _ in range(4)} == {"s2"}
+    # Maintenance ends it, as it ends what checks have found out.
+    await administered.ask("set server b/s1 state maint; set server b/s1 state ready")
+    assert (await administered.stat())["b", "s1"]["status"] == "no check"
+    await administered.ask("set server b/s1 health down; set server b/s1 health up")
+    assert (await administered.stat())["b", "s1"]["status"] == "no check"
 
 
 async def test_disabled_frontend_refuses_and_its_sessions_go_on(administered: Administered) -> None:
@@ -245,3 +314,18 @@ async def test_certificates_are_listed_with_names_and_dates(harness: ProxyHarnes
         assert "DNS:imap.example.com" in answer
         assert "notAfter: " in answer
     assert (await administered.ask("show ssl cert none")).startswith("Can't display the certificate")
+
+
+async def test_session_of_what_a_reload_has_removed_is_shown(administered: Administered) -> None:
+    harness = administered.harness
+    connection = await harness.dial(harness.proxies[0])
+    server = (await connection.receive_line()).decode().strip()
+    other = {"servers": ["127.0.0.1:9"], "check": "none"}
+    mapping = harness.mapping(backends={"c": other}, admin={"socket": str(administered.path)})
+    mapping["frontends"] = {"g": {**mapping["frontends"]["f"], "backend": "c"}}
+    await harness.proxies[0].reload(mailproxy.from_mapping(mapping))
+    details = await administered.ask("show sess all")
+    assert "frontend=f (id=-1 mode=tcp)" in details
+    assert "backend=b (id=-1 mode=tcp)" in details
+    assert f"server={server} (id=-1)" in details
+    await connection.close()

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from mailproxy.cli import main
 from mailproxy.cli.ctl import AdminAddress, make_completer, parse_socket
 from tests.admin.conftest import Administered, open_administered
-from tests.support.proxy.proxy_harness import ProxyHarness
+from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
 
 
 async def ctl(*words: str, text: str = "") -> Result:
@@ -48,6 +48,29 @@ async def test_socket_is_taken_from_the_configuration(harness: ProxyHarness, tmp
         'backends.b.servers = ["127.0.0.1:1"]\n'
     )
     assert (await ctl("-c", str(file), "show cli level")).stdout == "admin\n"
+
+
+async def test_socket_is_taken_from_a_faulty_configuration(harness: ProxyHarness, tmp_path: Path) -> None:
+    path = tmp_path / "admin.sock"
+    await open_administered(harness, tmp_path)
+    file = tmp_path / "mailproxy.toml"
+    file.write_text(f'admin.socket = "{path}"\nfrontends.f = {{ protocl = "tcp" }}\n')
+    assert (await ctl("-c", str(file), "show cli level")).stdout == "admin\n"
+    file.write_text(f'admin.soket = "{path}"\nfrontends.f = {{ protocl = "tcp" }}\n')
+    result = await ctl("-c", str(file), "show cli level")
+    assert (result.exit_code, result.stderr.splitlines()[0][:40]) == (2, f"{file}:1:1: admin.soket: "[:40])
+
+
+async def test_prompt_of_the_dialect_ends_with_the_command(administered: Administered) -> None:
+    with trio.fail_after(TIMEOUT_S):
+        result = await ctl("-s", str(administered.path), "prompt; show cli level")
+    assert (result.exit_code, "admin" in result.stdout) == (0, True)
+
+
+def test_path_that_is_too_long_is_an_error() -> None:
+    result = CliRunner().invoke(main, ["ctl", "-s", f"/{'x' * 200}", "show info"])
+    assert result.exit_code == 1
+    assert result.stderr.endswith(": AF_UNIX path too long\n")
 
 
 async def test_proxy_that_cannot_be_reached_is_an_error(tmp_path: Path) -> None:

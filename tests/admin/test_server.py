@@ -87,6 +87,27 @@ async def test_hundred_clients_are_served_at_once(administered: Administered) ->
             await stream.aclose()
 
 
+async def test_clients_of_one_socket_keep_none_out_of_the_others(
+    harness: ProxyHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailproxy.admin.runtime.server._CLIENTS_MAX", 2)
+    crowded = tmp_path / "crowded.sock"
+    sockets = [{"path": str(crowded), "level": "user"}]
+    administered = await open_administered(harness, tmp_path, admin={"sockets": sockets})
+    streams = [trio.SocketStream(await _connect(crowded)) for _ in range(3)]
+    for stream in streams:
+        await stream.send_all(b"prompt\n")
+    for stream in streams[:2]:
+        with trio.fail_after(TIMEOUT_S):
+            assert await stream.receive_some() == b"\n> "
+    with trio.move_on_after(0.05) as scope:
+        await streams[2].receive_some()
+    assert scope.cancelled_caught
+    assert await administered.ask("show cli level") == "admin"
+    for stream in streams:
+        await stream.aclose()
+
+
 async def test_client_that_never_reads_delays_no_other(administered: Administered) -> None:
     stream = await connect(administered)
     with trio.move_on_after(1.0):

@@ -10,7 +10,7 @@ import pytest
 
 from mailproxy.app import load_and_check
 from mailproxy.errors import ConfigError
-from mailproxy.net.listener import open_listeners
+from tests.support.listening import open_listeners
 from tests.support.startup_config import startup_config
 
 ADDRESS = "frontends.imap.bind[0].address: cannot listen on"
@@ -48,7 +48,7 @@ def bind_faults(bind: dict[str, Any]) -> list[str]:
 def test_missing_interface_is_reported(bind: dict[str, Any], message: str) -> None:
     assert bind_faults(bind) == [message]
     with pytest.raises(ConfigError):
-        open_listeners(startup_config(frontends__imap__bind=[bind]), {})
+        open_listeners(startup_config(frontends__imap__bind=[bind]))
 
 
 def test_existing_interface_is_accepted() -> None:
@@ -86,7 +86,7 @@ def test_impossible_unix_socket_is_reported(
     bind = {"address": f"unix:{file}"}
     assert bind_faults(bind) == [f"{ADDRESS} unix:{file}: {message}"]
     with pytest.raises(ConfigError):
-        open_listeners(startup_config(frontends__imap__bind=[bind]), {})
+        open_listeners(startup_config(frontends__imap__bind=[bind]))
 
 
 def test_unix_socket_in_existing_folder_is_accepted(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ OWN_STICK = (
     "a table is not allowed: it is the backend's, and a server can only stay out of it, with stick = false"
 )
 NO_COUNT = 'count is missing: give { count = 30, per = "60s" } or similar, or false for no bound'
-FRONTEND_KEYS = "profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, tls, bind, routes"
+FRONTEND_KEYS = "profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, log_steps, tls, bind, routes"
 
 PORTLESS = 'backends.dovecot.servers = ["192.0.2.1"]\n'
 SCRIPT = 'backends.dovecot.check.type = "script"\nbackends.dovecot.check.steps = '
@@ -438,6 +438,13 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('backends.dovecot.profile = "exchnge"\nprofiles.exchange.backend = {}', 'backends.dovecot.profile: there is no profile "exchnge", did you mean exchange?'),
         ('backends.dovecot.servers = [{ name = "d", address = "192.0.2.1:1" }, { name = "d", address = "192.0.2.1:2" }]', 'backends.dovecot.servers: the name "d" is used more than once'),
     ),
+    "HTTP": (
+        ('admin.http = "unix:/run/h"', "admin.http: unix:/run/h is no address with a port, such as 127.0.0.1:8405"),
+        ('admin.http = "*:8405"', "admin.http: *:8405 can be reached from other machines: give tls and token_file, or a loopback address"),
+        ('admin = { http = "192.0.2.1:8405", token_file = "t" }', "admin.http: 192.0.2.1:8405 can be reached from other machines: give tls and token_file, or a loopback address"),
+        ('admin = { http = "127.0.0.1:8405", tls = {} }', "admin.tls: has no certificates"),
+        ('admin.token_file = "t"', "admin.token_file: has no effect without http"),
+    ),
     "unknown keys": (
         ('frontend.imap.backend = "dovecot"', "frontend: unknown key, did you mean frontends?"),
         ('logging.level = "info"', "logging: unknown key, did you mean log?"),
@@ -452,8 +459,8 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("log.colour = true", "log.colour: unknown key; known are level, format, to, facility, tag, targets"),
         ('frontends.imap.bind = [{ adress = "*:143", address = "*:143" }]', "frontends.imap.bind[0].adress: unknown key, did you mean address?"),
         ('frontends.imap.timeouts.clients = "5s"', "frontends.imap.timeouts.clients: unknown key, did you mean client?"),
-        ('frontends.imap.name = "imap"', "frontends.imap.name: unknown key; known are profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, tls, bind, routes"),
-        ('frontends.imap."a\\u001bb" = 1', 'frontends.imap."a\\u001bb": unknown key; known are profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, tls, bind, routes'),
+        ('frontends.imap.name = "imap"', "frontends.imap.name: unknown key; known are profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, log_steps, tls, bind, routes"),
+        ('frontends.imap."a\\u001bb" = 1', 'frontends.imap."a\\u001bb": unknown key; known are profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, log_steps, tls, bind, routes'),
         ('backends.dovecot.servers = [{ address = "192.0.2.1:143", wait = 1 }]', "backends.dovecot.servers[0].wait: unknown key, did you mean weight?"),
         ('profiles.x.fronted.protocol = "imap"', "profiles.x.fronted: unknown key, did you mean frontend?"),
         ("global.maxconn = 3", "global: unknown key: write [process] and [log]"),
@@ -462,9 +469,9 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.timeouts.connect = "5s"', "frontends.imap.timeouts.connect: unknown key here, it is one of a backend's timeouts; known here are client, proxy_header, handshake, negotiation, half_closed"),
         ('frontends.imap.balance = "first"', f"frontends.imap.balance: unknown key here, it is one of a backend; known here are {FRONTEND_KEYS}"),
         ('frontends.imap.address = "*:143"', f"frontends.imap.address: unknown key here, it is one of a bind and of a server and of a check; known here are {FRONTEND_KEYS}"),
-        ('level = "info"', "level: unknown key here, it is one of [log]; known here are process, log, admin, defaults, profiles, frontends, backends"),
+        ('level = "info"', "level: unknown key here, it is one of [log]; known here are process, log, tracing, admin, metrics, defaults, profiles, frontends, backends"),
         ("defaults.servers.weight = 3", "defaults.servers: unknown key, did you mean server?"),
-        ('profiles.x.frontend.profile = "y"', "profiles.x.frontend.profile: unknown key; known are protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, tls, bind, routes"),
+        ('profiles.x.frontend.profile = "y"', "profiles.x.frontend.profile: unknown key; known are protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, log_steps, tls, bind, routes"),
     ),
     "tables for values, lists for tables": (
         ("process = 3", "process: 3 is not allowed: a table"),
@@ -500,7 +507,6 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
 
 # Keys of later versions are faults. The values after "only" are those that this version supports.
 NOT_YET = (
-    ('admin.http = "127.0.0.1:8405"', 'admin.http: "127.0.0.1:8405" is not supported yet'),
     ("frontends.imap.timeouts.negotiation = 60", 'frontends.imap.timeouts.negotiation: 60 is not supported yet: only "3m"'),
     ('frontends.imap.bind = [{ address = "*:143", mode = "starttls" }]', 'frontends.imap.bind[0].mode: "starttls" is not supported yet: only "forward" or "passthrough" or "tls"'),
     ('backends.dovecot.tls.mode = "starttls"', 'backends.dovecot.tls.mode: "starttls" is not supported yet: only "implicit"'),
@@ -674,7 +680,7 @@ def test_all_faults_are_reported_at_once() -> None:
         servers = ["192.0.2.1:port", { name = "x" }, { address = "192.0.2.1", weight = "1" }]
     """)
     assert faults == [
-        "speed: unknown key; known are process, log, admin, defaults, profiles, frontends, backends",
+        "speed: unknown key; known are process, log, tracing, admin, metrics, defaults, profiles, frontends, backends",
         'log.level: "loud" is not allowed: one of debug, info, warning, error',
         "log.colour: unknown key; known are level, format, to, facility, tag, targets",
         "defaults.bind.backlog: 0 is not allowed: a whole number from 1 to 2147483647",

@@ -54,10 +54,6 @@ OTHER_SENTENCES = {
         "usage: set server <backend>/<server> addr | check-port | health | state | weight",
         "agents, and addresses of checks alone, do not exist here",
     ),
-    "'set server <srv> health' expects 'up', 'stopping', or 'down'.": (
-        "'set server <srv> health' expects 'up' or 'down'.",
-        "a server that stops has no state of its own here: drain is that",
-    ),
     "Empty weight string empty or preceded by garbage": (
         "Empty weight string empty or preceded by garbage",
         "HAProxy leaves the empty line out",
@@ -80,7 +76,11 @@ DIALOGUES = {
         "set server b/s1 weight 5x", "set server b/s2 weight 50%", "get weight b/s2", "set weight b/s2", "set weight b/s2 10",
         "get weight b/s2", "set server b/s2 weight 300%", "get weight b/s2", "set weight b/s2 10",
     ],
-    "health": ["set server b/s1 health", "disable health b/s1", "enable health b/s1", "enable health b/s3", "disable health b/s3"],
+    "health": [
+        "set server b/s1 health", "set server b/s1 health odd", "set server b/s3 health stopping",
+        "set server b/s3 health down", "set server b/s3 health up", "set server b/s1 health up",
+        "disable health b/s1", "enable health b/s1", "enable health b/s3", "disable health b/s3",
+    ],
     "addresses": [
         "set server b/s3 addr", "set server b/s3 addr nowhere", "set server b/s3 addr 127.0.0.1",
         "set server b/s3 addr 127.0.0.2", "set server b/s3 addr 127.0.0.2 port x", "set server b/s3 addr 127.0.0.1 again", "set server b/s3 addr 127.0.0.1",
@@ -294,6 +294,6 @@ def test_states_of_servers_are_the_same_numbers(pair: Pair) -> None:
         theirs, ours = states(pair.haproxy)["b/s2"], states(pair.mailproxy)["b/s2"]
         for field in ("srv_op_state", "srv_admin_state", "srv_uweight", "srv_iweight"):
             assert ours[field] == theirs[field], (state, field)
-        # Without the progress of checks: HAProxy begins them anew behind maintenance.
+        # Without the progress of checks: HAProxy begins them again behind maintenance.
         words = [stat(path)["b", "s2"]["status"].split()[0] for path, _ in pair.both()]
         assert words[0] == words[1]

@@ -20,7 +20,8 @@ import pytest
 
 import mailproxy
 from mailproxy.errors import ConfigError
-from mailproxy.net.listener import Listener, close_all, open_for_workers, open_listeners
+from mailproxy.net.listener import Listener, close_all
+from tests.support.listening import open_for_workers, open_listeners
 from tests.support.network import link_local, needs_ipv6
 
 ROOT = os.geteuid() == 0
@@ -32,7 +33,7 @@ def config(*binds: Mapping[str, Any]) -> mailproxy.Config:
 
 @contextmanager
 def listening(*binds: Mapping[str, Any]) -> Iterator[list[Listener]]:
-    listeners = open_listeners(config(*binds), {})
+    listeners = open_listeners(config(*binds))
     try:
         yield listeners
     finally:
@@ -41,7 +42,7 @@ def listening(*binds: Mapping[str, Any]) -> Iterator[list[Listener]]:
 
 def open_faults(*binds: Mapping[str, Any]) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        close_all(open_listeners(config(*binds), {}))
+        close_all(open_listeners(config(*binds)))
     return str(caught.value).splitlines()
 
 
@@ -388,10 +389,11 @@ def test_forbidden_owner_leaves_no_socket() -> None:
 import os, sys
 from mailproxy import from_mapping
 from mailproxy.errors import ConfigError
-from mailproxy.net.listener import open_listeners
+from mailproxy.net.passing.adopt import open_slots
+from mailproxy.net.passing.sockets import PassedSockets
 os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
 try:
-    open_listeners(from_mapping({"frontends": {"imap": {"bind": [{"address": "unix:" + sys.argv[1], "unix_user": "root"}]}}}), {})
+    open_slots(from_mapping({"frontends": {"imap": {"bind": [{"address": "unix:" + sys.argv[1], "unix_user": "root"}]}}}), {}, 1, PassedSockets([]))
 except ConfigError as error:
     print(error)
 """
@@ -417,7 +419,7 @@ def test_listeners_are_ordered_by_frontend() -> None:
             }
         }
     )
-    listeners = open_listeners(parsed, {})
+    listeners = open_listeners(parsed)
     try:
         assert [(listener.frontend, listener.number, listener.name) for listener in listeners] == [
             ("imap", 1, "a"),
@@ -433,7 +435,7 @@ def test_listeners_are_ordered_by_frontend() -> None:
 
 def test_workers_listen_at_the_same_address() -> None:
     before = descriptors()
-    slots = open_for_workers(config({"address": "127.0.0.1:0"}), {}, 3)
+    slots = open_for_workers(config({"address": "127.0.0.1:0"}), 3)
     addresses = {listener.address for (listener,) in slots}
     assert len(addresses) == 1
     assert len({listener.socket.fileno() for (listener,) in slots}) == 3
@@ -444,7 +446,7 @@ def test_workers_listen_at_the_same_address() -> None:
 
 def test_worker_close_keeps_shared_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "x.sock"
-    (first,), (second,) = open_for_workers(config({"address": f"unix:{path}"}), {}, 2)
+    (first,), (second,) = open_for_workers(config({"address": f"unix:{path}"}), 2)
     assert first is second
     copy = first.for_worker()
     copy.close()
@@ -459,5 +461,5 @@ def test_port_with_foreign_reuseport_is_reported() -> None:
         other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(ConfigError, match="Address already in use"):
-            open_for_workers(config({"address": "127.0.0.1:0"}, {"address": address}), {}, 2)
+            open_for_workers(config({"address": "127.0.0.1:0"}, {"address": address}), 2)
     assert descriptors() == before

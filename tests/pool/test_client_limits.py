@@ -148,7 +148,9 @@ def test_rate_over_workers_equals_one_counter(
     now = 0.0
     for quarters, worker, client in arrivals:
         now += quarters / 4
-        assert each[worker % workers].add(client, now) == models[client].add(now)
+        rate = models[client].add(now)
+        assert each[worker % workers].peek(client, now) == rate
+        assert each[worker % workers].add(client, now) == rate
 
 
 @given(arrivals=ARRIVALS, count=st.integers(1, 6))

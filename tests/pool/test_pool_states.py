@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from mailproxy.pool import AdminState, Counts, Health, Pool, Server, StateChange, StickTable
+from mailproxy.pool.eligibility import usable_counts
 from mailproxy.pool.server import ServerState
 from tests.support.pool_servers import (
     ADDRESS,
@@ -274,7 +275,7 @@ class PoolStatesMachine(RuleBasedStateMachine):
         active = [name for name in usable if not self.models[name].plan.is_backup]
         assert sorted(names(eligible_servers(self.pool))) == sorted(active or usable[:1])
         assert self.pool.has_usable_server == bool(usable)
-        assert self.pool.usable_counts == (len(active), len(usable) - len(active))
+        assert usable_counts(self.pool.servers) == (len(active), len(usable) - len(active))
 
     @invariant()
     def sticky_servers_match_model(self) -> None:
@@ -313,7 +314,7 @@ def test_backup_serves_while_active_server_drains() -> None:
     pool.set_state(active, DRAIN, 0.0)
     assert names(eligible_servers(pool)) == ["s1"]
     assert active.status == "DRAIN"
-    assert pool.usable_counts == (0, 1)
+    assert usable_counts(pool.servers) == (0, 1)
 
 
 def test_state_change_is_reported_once() -> None:
@@ -471,3 +472,43 @@ def test_new_server_in_reload_counts_as_up() -> None:
     pool.reconfigure([make_checked_server(fall=3)], max_queue=0, stick=None)
     assert names(eligible_servers(pool)) == ["s0"]
     assert [server.status for server in pool.servers] == ["UP 1/3"]
+
+
+# Stopping
+
+
+def test_passed_check_ends_stopping() -> None:
+    server = make_checked_server(fall=3)
+    pool = make_pool(server)
+    change = pool.set_health(server, 1.0, is_up=True, is_stopping=True)
+    assert change is not None
+    assert change.backend_went_down
+    assert (server.status, server.accepts_persistent, server.is_usable) == ("NOLB", True, False)
+    assert pool.set_health(server, 2.0, is_up=True, is_stopping=True) is None
+    assert pool.record_check(server, 3.0, passed=False) is None
+    assert server.status == "NOLB 2/3"
+    change = pool.record_check(server, 4.0, passed=True)
+    assert change is not None
+    assert (change.before.is_stopping, change.after.is_stopping) == (True, False)
+    assert server.status == "UP"
+
+
+def test_stopping_server_goes_down() -> None:
+    server = make_checked_server(fall=1)
+    pool = make_pool(server)
+    pool.set_health(server, 1.0, is_up=True, is_stopping=True)
+    change = pool.record_check(server, 2.0, passed=False)
+    assert change is not None
+    assert change.went_down
+    pool.record_check(server, 3.0, passed=True)
+    pool.record_check(server, 3.0, passed=True)
+    assert server.status == "UP"
+
+
+def test_stopping_brings_a_server_up_that_is_down() -> None:
+    """As in HAProxy: the operator's word counts more than the checks so far."""
+    server = make_checked_server(fall=1)
+    pool = make_pool(server)
+    pool.record_check(server, 1.0, passed=False)
+    pool.set_health(server, 2.0, is_up=True, is_stopping=True)
+    assert (server.status, server.accepts_persistent) == ("NOLB", True)

@@ -50,6 +50,11 @@ class StickTableMachine(RuleBasedStateMachine):
             assert self.table.lookup(key, self.now) is None
             self.model.pop(key, None)
 
+    @rule(key=some_keys)
+    def peek(self, key: int) -> None:
+        server = self.model[key][0] if self.is_alive(key) else None
+        assert self.table.peek(key, self.now) == server  # and nothing is renewed or removed
+
     @rule(key=some_keys, server=servers)
     def store(self, key: int, server: int) -> None:
         self.table.store(key, server, self.now)

@@ -166,9 +166,9 @@ def test_faulty_configuration_is_reported(tmp_path: Path) -> None:
         assert program.wait() == 2
         lines = program.text.splitlines()
     assert lines == [
+        f"{program.file}:1:1: frontends: has no frontend: at least one is needed",
         f'{program.file}:2:1: process.workers: "many" is not allowed: a whole number from 1, or "auto"',
         f"{program.file}:3:2: frontend: unknown key, did you mean frontends?",
-        f"{program.file}: frontends: has no frontend: at least one is needed",
     ]
     assert "Traceback" not in program.text
 

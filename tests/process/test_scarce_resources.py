@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -134,6 +136,37 @@ def test_process_1_reaps_orphans(echo: Echo, tmp_path: Path, workers: int) -> No
         assert orphans() == []
         client.sendall(b"still here\r\n")
         assert client.recv(100) == b"still here\r\n"
+        client.close()
+
+
+@needs_namespaces
+@pytest.mark.parametrize("workers", [1, 2])
+def test_process_1_follows_signals(echo: Echo, tmp_path: Path, workers: int) -> None:
+    """The kernel gives process 1 only signals that it handles. ``docker stop`` sends SIGTERM to it."""
+    wrapper = ["unshare", "--pid", "--fork", "--kill-child"]
+    text = configuration(echo, f'[process]\nworkers = {workers}\n[log]\nto = "log"\n')
+    log = tmp_path / "log"
+    with Program(text, tmp_path, wrapper=wrapper) as program:
+        program.wait_for("mailproxy is ready", where=log)
+        (first,) = _children(program.process.pid)
+        assert Path(f"/proc/{first}/status").read_text().partition("NSpid:")[2].split()[:2] == [
+            str(first),
+            "1",
+        ]
+        log.rename(tmp_path / "log.1")
+        os.kill(first, signal.SIGUSR2)
+        end = time.monotonic() + TIMEOUT_S
+        while not log.exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        port = re.findall(r"listens on 127.0.0.1:(\d+)", (tmp_path / "log.1").read_text())[0]
+        client = connect_greeted(("127.0.0.1", int(port)))
+        os.kill(first, signal.SIGTERM)
+        program.wait_for("open sessions .1. have 30s to end", where=log)
+        client.sendall(b"still here\r\n")
+        assert client.recv(100) == b"still here\r\n"
+        os.kill(first, signal.SIGTERM)  # the second one stops now
+        assert program.wait() == 0
+        assert client.recv(100) == b""
         client.close()
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.process.test_process import Echo, configuration, connect_greeted
 from tests.support.ports import free_port
 from tests.support.program import TIMEOUT_S, Program
 from tests.support.socket_activation import SocketActivatedProgram
+
+pytestmark = pytest.mark.slow
 
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
 
@@ -253,3 +256,66 @@ def test_next_process_starts_while_first_drains(echo: Echo, tmp_path: Path, work
             connect_greeted(("127.0.0.1", port)).close()
             second.send(signal.SIGINT)
             assert second.wait() == 0
+
+
+# The watchdog
+
+
+@WORKERS
+def test_watchdog_is_fed_until_the_end(echo: Echo, tmp_path: Path, manager: Manager, workers: int) -> None:
+    """Twice in WATCHDOG_USEC, also while sessions drain."""
+    environment = {**os.environ, "NOTIFY_SOCKET": manager.name, "WATCHDOG_USEC": "400000"}
+    with Program(
+        configuration(echo, f"[process]\nworkers = {workers}\n"), tmp_path, env=environment
+    ) as program:
+        alive = (program.process.pid, ["WATCHDOG=1"])
+        client = connect_greeted(program.addresses[0])
+        while manager.has_message:
+            manager.receive()
+        started = time.monotonic()
+        assert [manager.receive() for _ in range(10)] == [alive] * 10
+        assert time.monotonic() - started > 9 * 0.2 - 0.1
+        program.send(signal.SIGTERM)
+        assert manager.receive()[1][0] in ("STOPPING=1", "WATCHDOG=1")
+        messages = [manager.receive() for _ in range(3)]
+        assert alive in messages
+        client.close()
+        assert program.wait() == 0
+
+
+@WORKERS
+def test_watchdog_is_silent_when_the_loop_is_stopped(
+    echo: Echo, tmp_path: Path, manager: Manager, workers: int
+) -> None:
+    environment = {**os.environ, "NOTIFY_SOCKET": manager.name, "WATCHDOG_USEC": "200000"}
+    with Program(
+        configuration(echo, f"[process]\nworkers = {workers}\n"), tmp_path, env=environment
+    ) as program:
+        program.wait_for("mailproxy is ready")
+        program.send(signal.SIGSTOP)
+        time.sleep(0.3)
+        while manager.has_message:
+            manager.receive()
+        time.sleep(0.5)
+        assert not manager.has_message
+        program.send(signal.SIGCONT)
+        assert manager.receive()[1] == ["WATCHDOG=1"]
+
+
+@WORKERS
+@pytest.mark.parametrize(
+    "variables",
+    [{"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "10000", "WATCHDOG_PID": "1"}],
+)
+def test_watchdog_of_others_is_not_fed(
+    echo: Echo, tmp_path: Path, manager: Manager, workers: int, variables: dict[str, str]
+) -> None:
+    environment = {**os.environ, "NOTIFY_SOCKET": manager.name, **variables}
+    with Program(
+        configuration(echo, f"[process]\nworkers = {workers}\n"), tmp_path, env=environment
+    ) as program:
+        assert manager.receive()[1][0] == "READY=1"
+        time.sleep(0.2)
+        assert not manager.has_message
+        program.send(signal.SIGTERM)
+        assert program.wait() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import trio
 
 import mailproxy
 from mailproxy.errors import ConfigError
+from mailproxy.net.listener import Listener
 from mailproxy.testing import Connection, ScriptedServer, dial, greet_and_echo
 from tests.support.proxy.backend_cluster import receive_server_name
 from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness, ResourceSnapshot
@@ -106,6 +108,35 @@ async def test_session_of_removed_server_has_drain_timeout(reloader: Reloader) -
         client.drop()
     lines = {line["server"]: line["end"] for line in await reloader.harness.sessions(3) if line["end"]}
     assert lines["s1"] == "drained"
+
+
+async def test_drained_sessions_keep_their_deadline_over_further_reloads(reloader: Reloader) -> None:
+    """One drain has them, however often the file is reloaded, and none once their route is back."""
+    await reloader.start("s1", "s2", process={"drain_timeout": "60s"})
+    reloader.mapping["backends"]["c"] = reloader.backend("s2")
+    async with await reloader.dial() as client:
+        await receive_server_name(client)
+        for backend in ("c", "c", "c", "b", "c"):
+            reloader.mapping["frontends"]["f"]["backend"] = backend
+            await reloader.reload()
+        started = await reloader.harness.events("drain-started", 2)
+        assert [(line["what"], line["sessions"]) for line in started] == [("reload 1", 1), ("reload 5", 1)]
+        await client.send(b"now\r\n")
+        assert await client.receive_line() == b"now\r\n"
+
+
+async def test_option_that_the_kernel_refuses_leaves_no_half_configuration(
+    reloader: Reloader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    await reloader.start("s1", "s2")
+    reloader.mapping["backends"]["b"] = reloader.backend("s2")
+    monkeypatch.setattr(Listener, "update_socket", fail)
+    await reloader.reload()
+    assert await reloader.server_of_new_session() == "s2"
+    assert "Invalid argument" in (await reloader.harness.events("helper-failed", 1))[0]["message"]
 
 
 async def test_readdressed_server_keeps_its_name_and_counts(reloader: Reloader) -> None:

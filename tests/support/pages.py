@@ -20,7 +20,20 @@ PAGES = {
 }
 # The languages of blocks that tests know. No test would execute a block without one.
 LANGUAGES = frozenset(
-    {"toml", "sh", "haproxy", "nginx", "caddyfile", "dovecot", "log", "json", "python", "text", "mermaid"}
+    {
+        "toml",
+        "sh",
+        "haproxy",
+        "nginx",
+        "caddyfile",
+        "dovecot",
+        "log",
+        "json",
+        "python",
+        "text",
+        "mermaid",
+        "yaml",
+    }
 )
 _FENCE = re.compile(r"^( *)```(\S*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 _SAVED_AS = re.compile(r" as `(/\S+)`:\s*\Z")
@@ -129,6 +142,9 @@ def with_files(text: str, root: Path, ca: ThrowAwayCA) -> str:
             "other/privkey.pem",
         ):
             (folder / name).write_bytes(certificate.read_bytes())
+        (folder / "http.pem").write_bytes(certificate.read_bytes())
+        (folder / "token").write_text("0123456789abcdef" * 2)
+        (folder / "token").chmod(0o600)
         for name in ("ca.pem", "users-ca.pem"):
             (folder / name).write_bytes(ca.pem.read_bytes())
         (folder / "users-crl.pem").write_bytes(ca.revoke(certificate).read_bytes())
@@ -139,6 +155,7 @@ def with_files(text: str, root: Path, ca: ThrowAwayCA) -> str:
         "/run/haproxy/": f"{root}/",
         "/run/mailproxy/": f"{root}/",
         'user = "mailproxy"': 'user = "nobody"',
+        'http = "192.0.2.1:': 'http = "127.0.0.1:',
         "user haproxy": "user nobody",
         "group haproxy": "group nogroup",
     }.items():

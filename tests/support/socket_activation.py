@@ -18,7 +18,7 @@ for number, fd in enumerate(fds, 3):
     os.dup2(fd, number)
 os.closerange(3 + len(fds), 256)
 os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[2]))
-os.execv(sys.executable, [sys.executable, "-m", "mailproxy", "run", sys.argv[3]])
+os.execv(sys.executable, [sys.executable, "-m", "mailproxy", "run", *sys.argv[3:]])
 """
 
 
@@ -33,11 +33,20 @@ class SocketActivatedProgram(Program):
         names: str | None,
         *,
         other_pid: bool = False,
+        options: Sequence[str] = (),
     ) -> None:
         fds = [each.fileno() for each in sockets]
-        environment = {**os.environ, "LISTEN_FDS": str(len(fds))}
+        self._environment = {"LISTEN_FDS": str(len(fds))}
         if names is not None:
-            environment["LISTEN_FDNAMES"] = names
-        super().__init__(text, folder, pass_fds=fds, env=environment)
+            self._environment["LISTEN_FDNAMES"] = names
+        super().__init__(text, folder, pass_fds=fds, env={**os.environ, **self._environment})
         numbers = ",".join(map(str, fds))
-        self.command = [sys.executable, "-c", _HAND_OVER, numbers, str(int(other_pid)), str(self.file)]
+        self.command = [
+            sys.executable,
+            "-c",
+            _HAND_OVER,
+            numbers,
+            str(int(other_pid)),
+            *options,
+            str(self.file),
+        ]

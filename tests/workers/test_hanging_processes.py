@@ -12,6 +12,8 @@ import pytest
 from mailproxy.workers.supervision.watchdog import Pulse
 from tests.support.worker_group import WorkerGroup, configuration, greeting_servers, is_running
 
+pytestmark = pytest.mark.slow
+
 DETECTION_S = 10.0  # the documented limit
 ENDLESS_LOOP = """
 import signal

@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.worker_group import WorkerGroup, configuration, greeting_servers, wait_until
 
+pytestmark = pytest.mark.slow
+
 # Replaces a function by one that fails at its first calls. Each process counts its own calls.
 FAILS_AT_FIRST = """
 import importlib
@@ -42,11 +44,9 @@ def environment(folder: Path, path: str, failures: int = 2) -> dict[str, str]:
     ("path", "helper"),
     [
         ("mailproxy.workers.backend:WorkerBackend.serve_queue", "queue"),
-        ("mailproxy.workers.control_client:changed_counters", "counters"),
         ("mailproxy.workers.stick.sync:batched", "stick table sync"),
         ("mailproxy.workers.control_client:apply_updates", "channel to control"),
         ("mailproxy.workers.control.control:apply_updates", "channel to worker [12]"),
-        ("mailproxy.workers.control.control:apply_counters", "channel to worker [12]"),
         ("mailproxy.workers.control.registry:WorkerRegistry.wait_for_acks", "log of server changes"),
     ],
 )

@@ -9,51 +9,56 @@ import typing
 import pytest
 import trio
 import trio.testing
-from attrs import evolve
+from attrs import evolve, fields
 
 from mailproxy.errors import Fault
 from mailproxy.ipc.channel import PACKET_MAX, Channel, channel_pair
+from mailproxy.log import EventRecord, SessionRecord, TimedRecord, end_reasons
+from mailproxy.log.events import READY
 from mailproxy.net.dial import Endpoint
-from mailproxy.pool import AdminState, Counts
+from mailproxy.pool import AdminState
 from mailproxy.protocol.checks.result import CheckCode, CheckResult
 from mailproxy.proxy.backend.server import CheckOutcome
 from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.drain import DrainStatus, DrainTarget, Purpose
 from mailproxy.proxy.frontend import FrontendState
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
-from mailproxy.proxy.stats import Times, Traffic
 from mailproxy.workers import messages
-from mailproxy.workers.admin_messages import (
-    EndSession,
-    FrontendUpdates,
-    RemoveStickEntries,
-    RequestCounters,
-    RequestSessions,
-    Sessions,
-    TrafficUpdates,
-)
 from mailproxy.workers.messages import (
     MESSAGES,
     Ack,
     CancelDrain,
+    ClearMaxima,
     ConnectFailure,
     ControlChannel,
-    CounterUpdates,
     Drain,
     DrainProgress,
     DrainSessions,
+    EndSession,
+    FollowRecords,
+    FrontendUpdates,
+    HandedOver,
+    HandoverFailed,
     IndexedSnapshot,
     Message,
     MessageError,
+    PassSockets,
     ProcessExit,
     Ready,
+    RecentRecords,
+    Records,
     Register,
     ReloadCertificates,
     ReloadFailed,
+    RemoveStickEntries,
     ReopenLog,
+    RequestCounters,
+    RequestRecent,
+    RequestSessions,
     RequestStickTable,
     ServerSnapshots,
     ServerUpdates,
+    Sessions,
     SignalReceived,
     StartServing,
     StickTableEnd,
@@ -66,6 +71,7 @@ from mailproxy.workers.messages import (
     decode,
     encode,
 )
+from mailproxy.workers.records import pack, unpack
 from mailproxy.workers.reload.messages import (
     ApplyReload,
     ReloadAnswer,
@@ -89,6 +95,8 @@ SNAPSHOT = IndexedSnapshot(
         max_sessions=50,
         checks_paused=True,
         is_vacated=True,
+        check_port=10143,
+        is_stopping=True,
     ),
 )
 UNKNOWN = IndexedSnapshot(
@@ -105,6 +113,9 @@ UNKNOWN = IndexedSnapshot(
         max_sessions=0,
     ),
 )
+ENDED = TimedRecord(
+    id=2**50, accepted=1.5, frontend="f", bind="b", tls=True, end=end_reasons.KILLED, sni="näher"
+)
 SESSION = SessionSummary(
     id=2**50, accepted=1.5, age=2.5, idle=0.5, client="192.0.2.1:5", local="192.0.2.9:143", frontend="imap", bind="*:143",
     backend="dovecot", server="d1", server_address="10.0.0.1:143", phase="data", bytes_in=1, bytes_out=2, retries=0, tls="",
@@ -116,10 +127,16 @@ EXAMPLES: list[Message] = [
     ProcessExit(slot=None, pid=1234, reason="was killed by SIGKILL", sessions=0, is_replaced=True),
     ProcessExit(slot=2, pid=1234, reason="ended with exit code 1", sessions=7, is_replaced=False),
     ReloadFailed("OSError(5, 'Input/output error')"),
+    HandoverFailed("the other process does not answer"),
+    PassSockets(4711),
+    HandedOver(("127.0.0.1:143", "unix:/run/x.sock")),
     Drain(0.5),
     Stop(),
     DrainSessions(DrainTarget(backend="b", server="s"), Purpose.DRAIN, 30.5, ack=3),
     CancelDrain(DrainTarget(frontend="f"), ack=4),
+    RequestRecent(50, with_sessions=True, ack=5),
+    RecentRecords(5, (pack(EventRecord(READY, "näher", {}, 1.5)), pack(ENDED))),
+    ClearMaxima(ack=6),
     DrainProgress((DrainStatus("server b/s", Purpose.KILL, left=3, idle=2, seconds=1.5),)),
     StartServing(),
     ServerUpdates((SNAPSHOT, UNKNOWN), ack=3),
@@ -138,7 +155,6 @@ EXAMPLES: list[Message] = [
     ServerSnapshots((SNAPSHOT,)),
     Ack(3, requeued=2),
     ConnectFailure("dovecot", 1, "192.0.2.1", "Connection refused"),
-    CounterUpdates("dovecot", (("d1", Counts(sessions=3, down_seconds=0.5)), ("d5", Counts()))),
     StickUpdates("dovecot", ((2**64 + 5, 0), (7, 65535))),
     StickTablePart("dovecot", ((2**64 + 5, 0, 1000), (7, 3, -1))),
     StickTableEnd(),
@@ -146,10 +162,11 @@ EXAMPLES: list[Message] = [
     RequestSessions(SessionFilter(backend="dovecot", older_than=1.5), ack=8),
     EndSession(2**50, ack=9),
     Sessions(8, (SESSION,)),
-    TrafficUpdates("server", "dovecot", (("0", Traffic(sessions=3, queue=Times(1.5, 7))), ("4", Traffic()))),
     FrontendUpdates(frontends=(("imap", FrontendState.PAUSED, 100),), max_sessions=0, ack=7),
     RemoveStickEntries("dovecot", 2**64 + 5),
     RemoveStickEntries("dovecot", None),
+    FollowRecords(is_on=True),
+    Records((pack(EventRecord(READY, "ready", {"workers": 2}, 5.5)), pack(ENDED)), lost=3),
 ]
 
 
@@ -182,13 +199,12 @@ def test_every_message_has_example_and_table_row() -> None:
         (b'{"type":"Halt"}', r"unknown type: KeyError\('Halt'\)"),
         (b'{"type":["Stop"]}', "unknown type"),
         (b'{"type":"Stop","now":true}', r"message Stop: missing fields \[\], unknown fields \['now'\]"),
-        (b'{"type":"Drain"}', r"message Drain: missing fields \['seconds'\]"),
-        (b'{"type":"Drain","secnds":1}', r"missing fields \['seconds'\], unknown fields \['secnds'\]"),
-        (b'{"type":"Drain","seconds":"soon"}', "message Drain: ValueError"),
-        (b'{"type":"CounterUpdates","backend":"b","servers":[[0,[1,2]]]}', "message CounterUpdates"),
+        (b'{"type":"SignalReceived"}', r"message SignalReceived: missing fields \['number'\]"),
+        (b'{"type":"SignalReceived","numbr":1}', r"missing fields \['number'\], unknown fields \['numbr'\]"),
+        (b'{"type":"SignalReceived","number":"soon"}', "message SignalReceived: ValueError"),
         (b'{"type":"ServerSnapshots","servers":[["b",0,"ready"]]}', "message ServerSnapshots"),
         (
-            b'{"type":"ServerSnapshots","servers":[["b",0,"away",1,null,[],"",null,1,0,false,false]]}',
+            b'{"type":"ServerSnapshots","servers":[["b",0,"away",1,null,[],"",null,1,0,false,false,null,false]]}',
             "'away'",
         ),
         (b'{"type":"StickUpdates","backend":"b","entries":[1]}', "message StickUpdates"),
@@ -239,3 +255,13 @@ def test_snapshot_with_long_texts_is_bounded() -> None:
     parts = list(batch_by_size(entries))
     assert sum(map(len, parts)) == 10
     assert all(len(encode(ServerUpdates(part))) < PACKET_MAX for part in parts)
+
+
+def test_records_survive_packing() -> None:
+    session = unpack(pack(ENDED))
+    assert type(session) is SessionRecord
+    assert [getattr(session, each.name) for each in fields(SessionRecord)] == [
+        getattr(ENDED, each.name) for each in fields(SessionRecord)
+    ]
+    event = EventRecord(READY, "ready", {"workers": 2}, 5.5)
+    assert unpack(pack(event)) == event

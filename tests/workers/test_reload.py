@@ -18,12 +18,15 @@ import pytest
 from mailproxy.testing import ThrowAwayCA
 from tests.support.admin_client import ask, stat, states
 from tests.support.worker_group import (
+    Client,
     GreetingServer,
     WorkerGroup,
     configuration,
     greeting_servers,
     wait_until,
 )
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -223,6 +226,16 @@ def test_spent_room_is_a_fault(servers: list[GreetingServer], tmp_path: Path) ->
         assert group.connect().greeting == "a"
 
 
+def test_too_many_workers_are_a_fault_of_their_key(servers: list[GreetingServer], tmp_path: Path) -> None:
+    text = make_text(tmp_path, servers[0])
+    with WorkerGroup(text, tmp_path) as group:
+        assert group.connect().greeting == "a"
+        group.file.write_text(text.replace("workers = 2", "workers = 9"))
+        answer = ctl(tmp_path, "reload")
+    line = text[: text.index("workers = 2")].count("\n") + 1
+    assert f":{line}:1: process.workers: more than 8 workers need a restart" in answer.stderr
+
+
 def test_limit_is_exact_over_reloads(servers: list[GreetingServer], tmp_path: Path) -> None:
     """Sessions of all workers, before and after the reload, count together."""
     text = make_text(tmp_path, servers[0], server="max_sessions = 4", backend='timeouts = { queue = "1s" }')
@@ -238,17 +251,25 @@ def test_limit_is_exact_over_reloads(servers: list[GreetingServer], tmp_path: Pa
 
 
 def test_limit_per_client_can_be_added(servers: list[GreetingServer], tmp_path: Path) -> None:
-    text = make_text(tmp_path, servers[0])
+    """Clients count when they send their PROXY header, so connections that miss a worker do not."""
+    bind = 'address = "127.0.0.1:0"'
+    text = make_text(tmp_path, servers[0]).replace(bind, f'{bind}, accept_proxy = ["127.0.0.0/8"]')
     with WorkerGroup(text, tmp_path) as group:
         group.wait_for("is ready")
         limited = text.replace("[frontends.imap]", "[frontends.imap]\nmax_sessions_per_client = 2")
         reload(group, limited)
         clients = [group.connect_to_worker(number) for number in (0, 1)]
-        assert [client.greeting for client in clients] == ["a", "a"]
-        assert group.connect().is_closed()
+        assert [announced(client).greeting for client in clients] == ["a", "a"]
+        assert announced(group.connect()).is_closed()
         reload(group, limited.replace("client = 2", "client = 3"))
-        assert group.connect().greeting == "a"
-        assert group.connect().is_closed()
+        assert announced(group.connect()).greeting == "a"
+        assert announced(group.connect()).is_closed()
+
+
+def announced(client: Client) -> Client:
+    """Send the PROXY header of one and the same client."""
+    client.sock.sendall(b"PROXY TCP4 192.0.2.1 192.0.2.2 40000 993\r\n")
+    return client
 
 
 def test_removed_server_is_drained_in_all_workers(servers: list[GreetingServer], tmp_path: Path) -> None:

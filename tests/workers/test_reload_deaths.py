@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.admin_client import ask, stat
 from tests.support.ports import free_port
 from tests.support.program import TIMEOUT_S
 from tests.support.worker_group import (
@@ -22,6 +23,8 @@ from tests.support.worker_group import (
     is_running,
     wait_until,
 )
+
+pytestmark = pytest.mark.slow
 
 MOMENTS = 10
 RELOAD_S = 0.06  # the kills are spread over this time; a reload takes 20 to 40 ms
@@ -113,6 +116,37 @@ def test_killed_supervisor_makes_room_for_a_fresh_start(
             fresh.send(signal.SIGTERM)
             assert fresh.wait() == 0
         wait_until(lambda: not any(map(is_running, pids)))
+
+
+def test_nothing_of_a_killed_supervisor_is_in_the_way(servers: list[GreetingServer], tmp_path: Path) -> None:
+    """A fresh start has admin socket, state file and pid file, while a session of before goes on."""
+    admin, state, pid = (tmp_path / name for name in ("admin", "state", "pid"))
+    port = free_port()
+    text = configuration(
+        servers[0], more=f'[admin]\nsocket = "{admin}"\n', drain_timeout="60s", idle_first="60s",
+        state_file=str(state), pid_file=str(pid),
+    ).replace('"127.0.0.1:0"', f'"127.0.0.1:{port}"')  # fmt: skip
+    with WorkerGroup(text, tmp_path) as group:
+        client = group.connect()
+        assert client.greeting == "old"
+        ask(admin, "set maxconn frontend imap 77")
+        pids = group.pids
+        group.process.kill()
+        group.process.wait()
+        wait_until(state.exists)  # the control process writes it a last time
+        wait_until(lambda: not listens(port))
+        folder = tmp_path / "fresh"
+        folder.mkdir()
+        with WorkerGroup(text, folder) as fresh:
+            assert greeting(fresh) == "old"
+            assert pid.read_text() == f"{fresh.process.pid}\n"
+            assert stat(admin)["imap", "FRONTEND"]["slim"] == "77"
+            assert client.echoes()
+            client.close()
+            wait_until(lambda: not any(map(is_running, pids)))
+            assert ask(admin, "show cli level") == "admin\n\n"
+            fresh.send(signal.SIGINT)
+            assert fresh.wait() == 0
 
 
 def listens(port: int) -> bool:

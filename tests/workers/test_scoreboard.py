@@ -73,6 +73,10 @@ def test_frontends_without_limits_have_no_tables(lines: str) -> None:
     assert make_scoreboard(lines).counters(0).clients == {}
 
 
-def test_control_has_no_client_tables() -> None:
+def test_control_only_reads_client_tables() -> None:
     scoreboard = make_scoreboard()
-    assert scoreboard.counters(scoreboard.control).clients == {}
+    own = client_limits(scoreboard.counters(0).clients["imap"])
+    assert [own.add(CLIENT, 1.0) for _ in range(2)] == [None, None]
+    tables = scoreboard.counters(scoreboard.control).clients["imap"]
+    assert (tables.sessions.own, tables.rates.own) == (None, None)
+    assert client_limits(tables).peek(CLIENT, 1.0) == LimitReached("max_sessions_per_client", 2)

@@ -13,12 +13,8 @@ import pytest
 from mailproxy.ipc.channel import channel_pair, try_send
 from mailproxy.log import Log, Output
 from mailproxy.log.targets import StreamTarget
-from mailproxy.pool import Counts
-from mailproxy.proxy.backend.backend import Backend
-from mailproxy.proxy.backend.factory import make_backend
 from mailproxy.proxy.process import max_sessions, max_sessions_per_process, worker_count
 from mailproxy.workers.control.worker_handle import PendingAcks, WorkerHandle
-from mailproxy.workers.counters import Totals, apply_counters, changed_counters
 from mailproxy.workers.messages import WorkerChannel, decode, open_channel
 from mailproxy.workers.scoreboard import Scoreboard
 from mailproxy.workers.supervision.child_process import ChildProcess
@@ -45,7 +41,10 @@ def test_restart_pauses_grow_until_child_lives() -> None:
 
 def test_channel_is_handed_over_later_if_full() -> None:
     setup: Any = SimpleNamespace(
-        slots=[()], scoreboard=Scoreboard(startup_config(), 1, max_sessions_per_worker=10)
+        slots=[()],
+        scoreboard=Scoreboard(startup_config(), 1, max_sessions_per_worker=10),
+        config=startup_config(),
+        start=None,
     )
     supervisor, (control_end, control), (workers, worker) = Supervisor(setup), channel_pair(), channel_pair()
     with control_end, control, workers, worker:
@@ -87,34 +86,6 @@ def handles() -> Iterator[list[WorkerHandle]]:
     with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
         log = Log([Output(StreamTarget(2))])
         yield [WorkerHandle(open_channel(one, log), 0, 0), WorkerHandle(open_channel(other, log), 1, 0)]
-
-
-def backends() -> dict[str, Backend]:
-    config = startup_config(backends__dovecot__servers=["192.0.2.1:143", "192.0.2.2:143"])
-    return {"dovecot": make_backend(config.backends["dovecot"], {}, Log([Output(StreamTarget(2))]))}
-
-
-def test_totals_keep_counts_of_ended_workers(handles: list[WorkerHandle]) -> None:
-    control_backends, worker_backends = backends(), backends()
-    totals = Totals()
-    first, second = control_backends["dovecot"].servers
-    sent: dict[tuple[str, str], Counts] = {}
-    server = worker_backends["dovecot"].servers[1]
-    server.counts.sessions, server.counts.most_sessions, server.counts.retries = 3, 2, 1
-    control_backends["dovecot"].servers[1].counts.checks = 5
-    for message in changed_counters(worker_backends.values(), sent):
-        for handle in handles:
-            apply_counters(handle.counts, message)
-    assert list(changed_counters(worker_backends.values(), sent)) == [], (
-        "unchanged counters are not sent again"
-    )
-    counts = [handle.counts for handle in handles]
-    both = Counts(sessions=6, most_sessions=2, retries=2, checks=5)
-    assert totals.of("dovecot", second, counts) == both
-    assert totals.of("dovecot", first, counts) == Counts()
-    totals.absorb(counts.pop())
-    assert totals.of("dovecot", second, counts) == both
-    assert totals.sessions(counts) == 6
 
 
 async def test_unresponsive_worker_is_awaited_once(handles: list[WorkerHandle]) -> None:

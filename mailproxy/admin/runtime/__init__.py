@@ -3,8 +3,8 @@
 Modules, in reading order:
     parser: a line as commands, a command as words.
     commands: the table of all commands. call: what a command is called with.
-    server: the sockets. conversation: one client's.
-    show_stat, stat_fields: ``show stat``; formats has its typed and JSON output.
-    show_info, show_servers, show_tables: the other answers to ``show``.
-    set_server, set_frontend, set_tables: commands that change something.
+    server: the sockets, and the conversation with each client.
+    show: figures and states, a package.
+    certificates, drains, general, reloads, sessions, tables: other answers, and what changes these things.
+    set_server, set_frontend: commands that change something of them. durations: how they write time.
 """

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
+from typing import Protocol
 
 from attrs import define, field
 
-from mailproxy.admin.history import History
+from mailproxy.admin.handover.giver import HandOver
+from mailproxy.admin.history import C, History, Key, Trend
 from mailproxy.admin.target import Target
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
@@ -27,6 +31,13 @@ class CommandError(Exception):
     """The command cannot be carried out. The message is the answer."""
 
 
+class Stream(Protocol):
+    """An answer that goes on until its client leaves or sends a line."""
+
+    async def run(self, send: Callable[[str], Awaitable[None]]) -> None:
+        """Send lines until cancelled."""
+
+
 @define(eq=False)
 class Client:
     """The settings of one client's conversation.
@@ -37,6 +48,8 @@ class Client:
         timeout: Seconds without a command after which the connection is closed; None for the default.
         severity: How errors are marked: ``none``, ``number`` or ``string``.
         is_done: Whether it has sent ``quit``.
+        credentials: Its process id and user when it connected; None over TCP.
+        attachment: A socket that goes with the next answer, and is closed then.
     """
 
     level: Level
@@ -44,6 +57,8 @@ class Client:
     timeout: float | None = None
     severity: str = "none"
     is_done: bool = False
+    credentials: tuple[int, int] | None = None
+    attachment: socket.socket | None = None
 
     @property
     def idle_timeout(self) -> float:
@@ -61,11 +76,28 @@ class Call:
         target: The proxy.
         history: What follows from its figures over time.
         client: The client that asks.
+        streams: The streams of all clients.
+        handover: Hands the sockets over to another process.
+        ignores_clear: Whether counters count from the start, whatever ``clear counters`` did: those of metrics must
+            never go back.
     """
 
     target: Target
     history: History
     client: Client = field(factory=lambda: Client(Level.USER))
+    streams: set[Stream] = field(factory=set)
+    handover: HandOver | None = None
+    ignores_clear: bool = False
+
+    def since_cleared(self, key: Key, counters: C) -> C:
+        """Return counters without what they were when they were cleared."""
+        return counters if self.ignores_clear else self.history.since_cleared(key, counters)
+
+    def backend_downs(self, trend: Trend) -> tuple[int, float]:
+        """Return how often and how long a backend was down, without what was cleared."""
+        if self.ignores_clear:
+            return trend.downs, trend.down_seconds
+        return trend.downs - trend.cleared[0], trend.down_seconds - trend.cleared[1]
 
     def backend(self, name: str, missing: str = "No such backend.") -> Backend:
         """Return a backend.

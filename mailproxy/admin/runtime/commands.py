@@ -10,6 +10,7 @@ from attrs import field, frozen
 from mailproxy.admin.runtime import (
     certificates,
     drains,
+    explain,
     general,
     reloads,
     sessions,
@@ -17,11 +18,12 @@ from mailproxy.admin.runtime import (
     set_server,
     tables,
 )
-from mailproxy.admin.runtime.call import Call, CommandError, Level
+from mailproxy.admin.runtime.call import Call, CommandError, Level, Stream
 from mailproxy.admin.runtime.parser import split_words
-from mailproxy.admin.runtime.show_info import show_info
-from mailproxy.admin.runtime.show_servers import show_backend, show_servers_conn, show_servers_state
-from mailproxy.admin.runtime.show_stat import show_stat
+from mailproxy.admin.runtime.show.info import show_info
+from mailproxy.admin.runtime.show.servers import show_backend, show_servers_conn, show_servers_state
+from mailproxy.admin.runtime.show.stat import show_stat
+from mailproxy.admin.runtime.tail import follow
 
 _USAGE_WIDTH = 40
 _SIMILAR_MAX = 5
@@ -36,14 +38,14 @@ class Command:
     Attributes:
         usage: Its words, then its arguments in brackets or angles.
         level: The level that it needs.
-        function: Makes the answer, or a coroutine that does. It gets the words behind its own.
+        function: Makes the answer, or a stream, or a coroutine that makes the answer. It gets the words behind its own.
         help: What it does.
         words: Its words.
     """
 
     usage: str
     level: Level
-    function: Callable[..., str | Awaitable[str]]
+    function: Callable[..., str | Stream | Awaitable[str]]
     help: str
     words: tuple[str, ...] = field(init=False)
 
@@ -88,7 +90,10 @@ COMMANDS: tuple[Command, ...] = (
     Command("enable frontend <frontend>", _ADMIN, set_frontend.enable_frontend, "accept connections again"),
     Command("enable health <bk>/<srv>", _OPERATOR, set_server.enable_health, "enable health checks"),
     Command("enable server <bk>/<srv>", _OPERATOR, set_server.enable_server, "enable a disabled server"),
+    Command("explain <client=a> <port=n> [opts]", _OPERATOR, explain.explain_client,
+            "what a client would get, and why (opts: sni, alpn, bind, format=json)"),
     Command("get weight <bk>/<srv>", _USER, set_server.get_weight, "report a server's current weight"),
+    Command("hand-over <version>", _ADMIN, general.hand_over, "pass the sockets to a new mailproxy (run --replace)"),
     Command("operator", _USER, general.lower_to_operator, "lower the level of this conversation to operator"),
     Command("reload", _ADMIN, reloads.reload, "use the configuration file as it is now"),
     Command("set maxconn frontend <frontend> <n>", _ADMIN, set_frontend.set_maxconn_frontend, "change a frontend's limit"),
@@ -105,6 +110,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("show drain", _USER, drains.show_drain, "report how far drains have come"),
     Command("show env [<name>]", _OPERATOR, general.show_env, "display environment variables of the process"),
     Command("show errors [<proxy>]", _OPERATOR, general.show_errors, "report captured errors (there are none)"),
+    Command("show events", _USER, general.show_events, "report the last 1000 events of the log"),
     Command("show info [json|typed]", _USER, show_info, "report figures of the process"),
     Command("show reload", _USER, reloads.show_reload, "report the last reload of the configuration"),
     Command("show servers conn [<backend>]", _USER, show_servers_conn, "display connections of servers"),
@@ -118,6 +124,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("shutdown frontend <frontend>", _ADMIN, set_frontend.shutdown_frontend, "refuse connections for good"),
     Command("shutdown session <id>", _OPERATOR, sessions.shutdown_session, "end a session"),
     Command("shutdown sessions server <bk>/<srv>", _OPERATOR, drains.shutdown_sessions, "end the sessions of a server"),
+    Command("tail [<filter>]", _OPERATOR, follow,
+            "follow ends of sessions and events (frontend=, server=, end=, format=)"),
     Command("user", _USER, general.lower_to_user, "lower the level of this conversation to user"),
     *_ALWAYS,
 )
@@ -125,8 +133,8 @@ COMMANDS: tuple[Command, ...] = (
 """All commands, in the order in which ``help`` lists them."""
 
 
-async def execute(call: Call, text: str) -> str:
-    """Carry out one command, and return its answer. Each line of it has its end.
+async def execute(call: Call, text: str) -> str | Stream:
+    """Carry out one command, and return its answer. Each line of it has its end. A stream has not begun yet.
 
     Raises:
         CommandError: There is no such command, the client may not use it, or it was refused.
@@ -143,7 +151,7 @@ async def execute(call: Call, text: str) -> str:
     if command.level > call.client.level:
         raise CommandError("Permission denied")
     answer = command.function(call, *words[len(command.words) :])
-    return answer if isinstance(answer, str) else await answer
+    return await answer if isinstance(answer, Awaitable) else answer
 
 
 def _find(words: Sequence[str]) -> Command | None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from datetime import datetime
 
+from mailproxy.admin.handover.giver import RefusedError
 from mailproxy.admin.runtime.call import Call, CommandError, Level
 from mailproxy.admin.runtime.durations import parse_cli_duration
+from mailproxy.log.formats import EVENTS_AT
 from mailproxy.version import __version__
 
 _TIMEOUT_MAX_S = 86400.0
+_EVENTS_MAX = 1000
 _SEVERITIES = ("none", "number", "string")
 
 
@@ -23,6 +26,20 @@ def leave(call: Call, *_: str) -> str:
     """Answer ``quit``."""
     call.client.is_done = True
     return ""
+
+
+def hand_over(call: Call, version: str = "", *_: str) -> str:
+    """Answer ``hand-over VERSION``, which another mailproxy sends: its end of a channel comes with the answer."""
+    client = call.client
+    if client.credentials is None or call.handover is None:
+        raise CommandError("hand-over needs a Unix socket.")
+    pid, uid = client.credentials
+    try:
+        client.attachment = call.handover.start(version, pid=pid, uid=uid)
+    except RefusedError as error:
+        raise CommandError(str(error)) from None
+    client.is_interactive = False
+    return "ok\n"
 
 
 def set_timeout(call: Call, name: str = "", value: str = "", *_: str) -> str:
@@ -86,12 +103,19 @@ def show_errors(call: Call, name: str = "", *_: str) -> str:
     return f"Total events captured on [{moment}] : 0\n"
 
 
+async def show_events(call: Call, *_: str) -> str:
+    """Answer ``show events``: the last events of the log, whatever its targets take."""
+    recent = await call.target.recent(_EVENTS_MAX)
+    line = EVENTS_AT["text"]
+    return "".join(f"{line(each.time, each.event, each.message, each.data)}\n" for each in recent.events)
+
+
 async def clear_counters(call: Call, which: str = "", *_: str) -> str:
-    """Answer ``clear counters [all]``. The log, and what programs read otherwise, count on."""
-    await call.target.refresh()
+    """Answer ``clear counters [all]``. The log counts on."""
+    if which == "all" and call.client.level < Level.ADMIN:
+        raise CommandError("Permission denied")
+    await call.target.clear_maxima()
     if which == "all":
-        if call.client.level < Level.ADMIN:
-            raise CommandError("Permission denied")
         call.history.clear()
     else:
         call.history.clear_highest()

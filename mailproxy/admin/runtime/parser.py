@@ -31,7 +31,9 @@ def split_words(command: str) -> list[str]:
         elif character == "\\":
             is_escaped = True
         elif character in " \t\r":
-            words, word = ([*words, word], "") if word else (words, "")
+            if word:
+                words.append(word)
+            word = ""
         else:
             word += character
     if word:

@@ -6,7 +6,8 @@ from datetime import datetime
 
 from mailproxy.admin.runtime.call import Call, CommandError
 from mailproxy.admin.runtime.durations import parse_cli_duration
-from mailproxy.admin.runtime.numbering import backend_id, frontend_id
+from mailproxy.admin.runtime.numbers import parse_session_id
+from mailproxy.admin.runtime.show.numbering import backend_id, frontend_id
 from mailproxy.config import Config
 from mailproxy.proxy.session.summary import SessionFilter, SessionSummary
 
@@ -26,7 +27,7 @@ async def show_sess(call: Call, *words: str) -> str:
 
 async def shutdown_session(call: Call, text: str = "", *_: str) -> str:
     """Answer ``shutdown session ID``."""
-    number = _id(text)
+    number = parse_session_id(text)
     if not number:
         raise CommandError("Session pointer expected (use 'show sess').")
     if not await call.target.end_session(number):
@@ -50,18 +51,10 @@ def _filter(call: Call, word: str = "", value: str = "", *_: str) -> tuple[Sessi
             if (seconds := parse_cli_duration(value)) is None:
                 raise CommandError("Invalid duration: a number with one of us, ms, s, m, h, d.")
             return SessionFilter(older_than=seconds), False
-    number = _id(word)
+    number = parse_session_id(word)
     if not number:
         raise CommandError("Session not found.")
     return SessionFilter(id=number), True
-
-
-def _id(text: str) -> int:
-    """Return the id that ``show sess`` and the log write as ``0x1a`` or ``1a``; 0 if it is none."""
-    try:
-        return int(text, 16)
-    except ValueError:
-        return 0
 
 
 def _line(session: SessionSummary) -> str:
@@ -78,29 +71,40 @@ def _line(session: SessionSummary) -> str:
 
 def _details(config: Config, session: SessionSummary) -> str:
     moment = datetime.fromtimestamp(session.accepted).astimezone()
-    frontends, backends = list(config.frontends), list(config.backends)
     accepted = moment.strftime("%d/%b/%Y:%H:%M:%S.%f")
     ages = f"age={written_age(session.age)} idle={written_age(session.idle)}"
-    frontend_number = frontend_id(frontends.index(session.frontend))
     listener = f"listener={session.bind} addr={session.local or '-'}"
     lines = [
         f"0x{session.id:x}: [{accepted}] id={session.id} proto={_protocol(session)} source={session.client}",
         f"  phase={session.phase} {ages} conn_retries={session.retries} tls={session.tls or '-'}",
-        f"  frontend={session.frontend} (id={frontend_number} mode=tcp), {listener}",
+        f"  frontend={session.frontend} (id={_frontend_id(config, session.frontend)} mode=tcp), {listener}",
         "  backend=<NONE> (id=-1 mode=-)",
         "  server=<NONE> (id=-1)",
         f"  req=(total={session.bytes_in})",
         f"  res=(total={session.bytes_out})",
     ]
     if session.backend:
-        servers = [str(server.name) for server in config.backends[session.backend].servers]
-        lines[3] = (
-            f"  backend={session.backend} (id={backend_id(config, backends.index(session.backend))} mode=tcp)"
-        )
-        if session.server:
-            number = servers.index(session.server) + 1
-            lines[4] = f"  server={session.server} (id={number}) addr={session.server_address or '-'}"
+        lines[3] = f"  backend={session.backend} (id={_backend_id(config, session.backend)} mode=tcp)"
+    if session.server:
+        number = _server_id(config, session.backend, session.server)
+        lines[4] = f"  server={session.server} (id={number}) addr={session.server_address or '-'}"
     return "".join(f"{line}\n" for line in lines)
+
+
+# A session may outlive its frontend, backend or server for as long as a reload drains it. Their number is -1 then.
+
+
+def _frontend_id(config: Config, name: str) -> int:
+    return frontend_id(list(config.frontends).index(name)) if name in config.frontends else -1
+
+
+def _backend_id(config: Config, name: str) -> int:
+    return backend_id(config, list(config.backends).index(name)) if name in config.backends else -1
+
+
+def _server_id(config: Config, backend: str, name: str) -> int:
+    servers = config.backends[backend].servers if backend in config.backends else ()
+    return next((number for number, each in enumerate(servers, 1) if each.name == name), -1)
 
 
 def _protocol(session: SessionSummary) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mailproxy.admin.runtime.call import Call, CommandError
+from mailproxy.admin.runtime.numbers import parse_number
 from mailproxy.proxy.frontend import FrontendState
 
 _LIMIT_MAX = 1 << 20
@@ -52,8 +53,9 @@ async def set_maxconn_global(call: Call, number: str = "", *_: str) -> str:
 
 
 def _limit(text: str, missing: str) -> int:
-    if not text.removeprefix("-").isdigit():
+    number = parse_number(text)
+    if number is None:
         raise CommandError(missing)
-    if not 0 <= int(text) <= _LIMIT_MAX:
+    if not 0 <= number <= _LIMIT_MAX:
         raise CommandError("Value out of range.")
-    return int(text)
+    return number

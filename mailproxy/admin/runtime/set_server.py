@@ -8,6 +8,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 from mailproxy.admin.runtime.call import Call, CommandError
+from mailproxy.admin.runtime.numbers import split_number
 from mailproxy.config.values import WEIGHT_MAX
 from mailproxy.pool import AdminState
 from mailproxy.proxy.backend.backend import Backend
@@ -29,7 +30,7 @@ def set_server(call: Call, *words: str) -> str:
         case "health":
             _set_health(backend, server, value)
         case "check-port":
-            _set_check_port(server, value)
+            _set_check_port(backend, server, value)
         case "addr":
             return _set_address(backend, server, value, *more)
         case _:
@@ -88,12 +89,12 @@ def set_maxconn_server(call: Call, name: str = "", number: str = "", *_: str) ->
     backend, server = call.server(name)
     if not number:
         raise CommandError("Require <maxconn>.")
-    digits, rest = _digits(number)
-    if not digits:
+    limit, rest = split_number(number)
+    if limit is None:
         raise CommandError("maxconn string empty or preceded by garbage")
     if rest:
         raise CommandError("Trailing garbage in maxconn string")
-    backend.set_max_sessions(server, int(digits))
+    backend.set_max_sessions(server, limit)
     return ""
 
 
@@ -106,42 +107,43 @@ def _set_state(backend: Backend, server: BackendServer, value: str) -> None:
 def _set_weight(backend: Backend, server: BackendServer, value: str) -> None:
     if not value:
         raise CommandError("Require <weight> or <weight%>.")
-    negative = value.startswith("-")
-    digits, rest = _digits(value.removeprefix("-"))
-    if not digits:
+    is_negative = value.startswith("-")
+    number, rest = split_number(value.removeprefix("-"))
+    if number is None:
         raise CommandError("Empty weight string empty or preceded by garbage")
     if rest not in ("", "%"):
         raise CommandError("Trailing garbage in weight string")
-    number = -int(digits) if negative else int(digits)
     if rest:
-        if negative:
+        if is_negative:
             raise CommandError("Relative weight must be positive.")
         number = min(server.config.weight * number // 100, WEIGHT_MAX)
+    if is_negative:
+        number = -number
     if not 0 <= number <= WEIGHT_MAX:
         raise CommandError("Absolute weight can only be between 0 and 256 inclusive.")
     backend.set_weight(server, number)
 
 
 def _set_health(backend: Backend, server: BackendServer, value: str) -> None:
-    if value not in ("up", "down"):
-        raise CommandError("'set server <srv> health' expects 'up' or 'down'.")
-    if server.health is None:
-        raise CommandError("Health checks are not configured on this server: use 'set server <srv> state'.")
-    backend.set_health(server, is_up=value == "up")
+    if value not in ("up", "stopping", "down"):
+        raise CommandError("'set server <srv> health' expects 'up', 'stopping', or 'down'.")
+    if value == "stopping":
+        backend.set_stopping(server)
+    else:
+        backend.set_health(server, is_up=value == "up")
 
 
-def _set_check_port(server: BackendServer, value: str) -> None:
+def _set_check_port(backend: Backend, server: BackendServer, value: str) -> None:
     if not value:
         raise CommandError("set server <b>/<s> check-port requires a port.")
     if server.config.check is None:
         raise CommandError("health checks are not enabled on this server")
-    digits, rest = _digits(value)
-    if rest or not digits:
+    port, rest = split_number(value)
+    if rest or port is None:
         raise CommandError("provided port is not an integer")
-    if not 0 < int(digits) <= _PORT_MAX:
+    if not 0 < port <= _PORT_MAX:
         raise CommandError("provided port is invalid")
-    server.check_port = int(digits)
-    server.check_soon()
+    backend.set_check_port(server, port)
 
 
 def _set_address(
@@ -161,12 +163,12 @@ def _set_address(
     else:
         answers.append(f"IP changed from '{old_host}' to '{address}'")
     if word == "port" and port:
-        digits, rest = _digits(port)
-        if rest or not digits:
+        number, rest = split_number(port)
+        if rest or number is None:
             raise CommandError(f"{answers[0]}, problem converting port '{port}' to an int {_BY}")
-        if not 0 < int(digits) <= _PORT_MAX:
+        if not 0 < number <= _PORT_MAX:
             raise CommandError(f"{answers[0]}, provided port is not valid {_BY}")
-        new_port = int(digits)
+        new_port = number
         if new_port == old_port:
             answers.append("no need to change the port")
         else:
@@ -175,9 +177,3 @@ def _set_address(
     if (str(address), new_port) != (old_host, old_port):
         backend.set_address(server, str(address), new_port, f"{backend.name}/{server.name} changed: {answer}")
     return f"{answer}\n"
-
-
-def _digits(text: str) -> tuple[str, str]:
-    """Split a text behind its leading digits."""
-    rest = text.lstrip("0123456789")
-    return text[: len(text) - len(rest)], rest

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 import trio
 
 from mailproxy.admin.runtime.call import Call, CommandError, Level
+from mailproxy.admin.runtime.numbers import parse_number
 from mailproxy.pool import StickTable, client_key
 from mailproxy.proxy.backend.backend import Backend
 
@@ -49,11 +50,12 @@ async def set_table(call: Call, name: str = "", *words: str) -> str:
         raise CommandError('"data.<type>" followed by a value expected')
     if what != _SERVER_ID:
         raise CommandError("Data type not stored in this table")
-    if not number.isdigit():
+    server_id = parse_number(number)
+    if server_id is None:
         raise CommandError("Require a valid integer value to store")
-    if not 0 < int(number) <= len(backend.servers):
-        raise CommandError(f"There is no server {number} in this backend")
-    await call.target.set_table(backend, key, backend.servers[int(number) - 1])
+    if not 0 < server_id <= len(backend.servers):
+        raise CommandError(f"There is no server {server_id} in this backend")
+    await call.target.set_table(backend, key, backend.servers[server_id - 1])
     return ""
 
 
@@ -105,9 +107,10 @@ def _filter(backend: Backend, *words: str) -> Callable[[int, int], bool]:
         raise CommandError("Filter entry #1: Data type not stored in this table")
     if name not in _OPERATORS:
         raise CommandError('Filter entry #1: Require and operator among "eq", "ne", "le", "ge", "lt", "gt"')
-    if not number.isdigit():
+    server_id = parse_number(number)
+    if server_id is None:
         raise CommandError("Filter entry #1: Require a valid integer value to compare against")
-    return lambda _, server: _OPERATORS[name](server, int(number))
+    return lambda _, server: _OPERATORS[name](server, server_id)
 
 
 def _head(backend: Backend) -> str:

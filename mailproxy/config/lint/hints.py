@@ -20,6 +20,7 @@ _SERVER_SIDE = (
 ROOTS: Mapping[str, tuple[type, str]] = {
     "process": (model.Process, "[process]"),
     "log": (model.Log, "[log]"),
+    "tracing": (model.Tracing, "[tracing]"),
     "admin": (model.Admin, "[admin]"),
     "frontend": (model.Frontend, "a frontend"),
     "bind": (model.Bind, "a bind"),

@@ -20,6 +20,7 @@ _TITLES = {
     "max_session_rate_per_client": model.SessionRate, "a bind": model.Bind, "a route": model.Route, "a backend": model.Backend,
     "a backend's timeouts": model.BackendTimeouts, "a backend's tls": model.ServerTls, "a server": model.Server,
     "a check": model.Check, "stick": model.Stick, "[process]": model.Process, "[log]": model.Log,
+    "[tracing]": model.Tracing,
 }  # fmt: skip
 
 

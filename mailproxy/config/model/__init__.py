@@ -5,8 +5,9 @@ documentation and the manual page are all made from it (``config.fields`` reads 
 
 Modules, one for each section of the file:
     setting: How a key is declared.
-    process: ``[process]`` and ``[admin]``.
+    process: ``[process]``, ``[admin]`` and ``[metrics]``.
     log: ``[log]``.
+    tracing: ``[tracing]``.
     frontend: ``[frontends.NAME]`` with binds, routes and limits.
     backend: ``[backends.NAME]`` with servers and stick table.
     check: Health checks.
@@ -42,17 +43,18 @@ from mailproxy.config.model.frontend import (
     SessionRate,
 )
 from mailproxy.config.model.log import Facility, Log, LogOutput
-from mailproxy.config.model.process import Admin, AdminSocket, Process
+from mailproxy.config.model.process import Admin, AdminSocket, Metrics, Process
 from mailproxy.config.model.setting import setting
 from mailproxy.config.model.tls import CertificateFiles, FrontendTls, ServerTls
+from mailproxy.config.model.tracing import Tracing
 from mailproxy.config.source.source_map import SourceMap
 from mailproxy.errors import ConfigError, Fault
 
 __all__ = [
     "INHERITED_BY_SERVERS", "Admin", "AdminSocket", "Backend", "BackendTimeouts", "Balance", "Bind", "BindMode", "CertificateFiles", "Check",
-    "CheckType", "Config", "Connect", "Facility", "Frontend", "FrontendTimeouts", "FrontendTls", "KeepAlive", "Log", "LogOutput",
+    "CheckType", "Config", "Connect", "Facility", "Frontend", "FrontendTimeouts", "FrontendTls", "KeepAlive", "Log", "LogOutput", "Metrics",
     "Observe", "OnMarkedDown", "Process", "Protocol", "Route", "SendProxy", "Server", "ServerState", "ServerTls", "SessionRate",
-    "Step", "Stick", "Tlv",
+    "Step", "Stick", "Tlv", "Tracing",
 ]  # fmt: skip
 
 
@@ -63,18 +65,17 @@ class Config:
     Attributes:
         source: The name of the file.
         source_map: What the configuration was read from, for the lines of later faults.
-        digest: The hash of the file's content; empty for a mapping. It does not count when configurations are
-            compared.
     """
 
     process: Process = setting("the processes", Process)
     log: Log = setting("where log lines go", Log)
+    tracing: Tracing = setting("sessions as spans of OpenTelemetry", Tracing)
     admin: Admin = setting("admin socket and HTTP", Admin)
+    metrics: Metrics = setting("what Prometheus gets", Metrics)
     frontends: dict[str, Frontend] = setting("where clients connect", dict)
     backends: dict[str, Backend] = setting("where sessions go", dict)
     source: str = setting("the file's name", "")
     source_map: SourceMap = field(factory=lambda: SourceMap("", {}), eq=False, repr=False)
-    digest: str = field(default="", eq=False, repr=False)
 
     def error(self, faults: Iterable[Fault]) -> ConfigError:
         """Return the error that reports these faults of the configuration, each with its line."""

@@ -155,6 +155,7 @@ class Frontend:
     timeouts: FrontendTimeouts = setting("timeouts on the client's side", FrontendTimeouts)
     log_null: bool = setting("log sessions that the client ends before it sends a byte", False)
     log_start: bool = setting("also log a line when a session is connected", False)
+    log_steps: bool = setting("also log a line with the time of each phase of a session", False)
     tls: FrontendTls | None = setting("TLS towards clients", None)
     bind: tuple[Bind, ...] = setting("addresses to listen on", ())
     routes: tuple[Route, ...] = setting("rules for other backends; the first match wins", ())

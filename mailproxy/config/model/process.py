@@ -1,4 +1,4 @@
-"""The tables ``[process]`` and ``[admin]``."""
+"""The tables ``[process]``, ``[admin]`` and ``[metrics]``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Literal
 
 from attrs import frozen
 
-from mailproxy.address import BindAddress
+from mailproxy.address import BindAddress, TcpAddress
 from mailproxy.config.model.setting import setting
+from mailproxy.config.model.tls import FrontendTls
 from mailproxy.config.path import ROOT_PATH, ConfigPath
 from mailproxy.config.values import Account, Mode, Positive, PositiveSeconds, Seconds, Workers
 
@@ -48,12 +49,18 @@ class Process:
         details="More, if that is needed to meet the deadline. Fewer, if the time allows it: at least a tenth of it.",
     )
     state_file: Path | None = setting(
-        "file that keeps states and health of servers, and stick tables, over a restart",
+        "file that keeps what the operator has set, health of servers and stick tables over a restart",
         None,
         details="It is written every minute and at the end, and taken up at the start. Its folder must be writable for the "
         "user that sessions run as. Two running proxies must not share it.",
     )
     state_max_age: PositiveSeconds = setting("an older `state_file` is ignored", PositiveSeconds(300.0))
+    pid_file: Path | None = setting(
+        "file with the number of the process that takes signals, removed at the end",
+        None,
+        details="It is written before the change of user. A service manager does not need it. Embedded programs do not "
+        "write it.",
+    )
     certificate_interval: PositiveSeconds = setting(
         "how often the files of certificates, keys, CAs and CRLs are checked for changes",
         PositiveSeconds(10.0),
@@ -97,7 +104,23 @@ class Admin:
     socket: Path | None = setting("path of the admin socket, for one with level admin", None)
     mode: Mode = setting("permission bits of that socket", Mode(0o660))
     sockets: tuple[AdminSocket, ...] = setting("several admin sockets", ())
-    http: BindAddress | None = setting("address of metrics and status page", None, supported=(None,))
+    http: BindAddress | None = setting(
+        "address and port of metrics, health and status by HTTP, such as 127.0.0.1:8405",
+        None,
+        details="It needs the extra `http` of the package. An address that is not this machine's own loopback address "
+        "also needs `tls` and `token_file`.",
+    )
+    tls: FrontendTls | None = setting("TLS of `http`", None)
+    token_file: Path | None = setting(
+        "file with the token that HTTP clients may give commands with",
+        None,
+        details="A client sends it as `Authorization: Bearer TOKEN`. Without the file HTTP is read-only.",
+    )
+
+    @property
+    def is_http_local(self) -> bool:
+        """Whether `http` is a loopback address, which only users of this machine reach."""
+        return isinstance(self.http, TcpAddress) and self.http.is_loopback
 
     @property
     def listening(self) -> Mapping[ConfigPath, AdminSocket]:
@@ -106,3 +129,14 @@ class Admin:
         if self.socket is None:
             return several
         return {_ADMIN / "socket": AdminSocket(path=self.socket, mode=self.mode), **several}
+
+
+@frozen(kw_only=True)
+class Metrics:
+    """What Prometheus gets."""
+
+    haproxy_names: bool = setting(
+        "also give the metrics that HAProxy has under its names",
+        False,
+        details="So dashboards and alerts for HAProxy work as they are.",
+    )

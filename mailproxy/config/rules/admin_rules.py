@@ -1,8 +1,6 @@
-"""Rules for the admin sockets."""
+"""Rules for the admin sockets and HTTP."""
 
 from __future__ import annotations
-
-from ipaddress import ip_address
 
 from mailproxy.address import UNIX_PATH_MAX, TcpAddress
 from mailproxy.config import model
@@ -30,6 +28,24 @@ def check_sockets(admin: model.Admin, table: Table, diagnostics: Diagnostics) ->
             known[address] = own.path
 
 
+def check_http(admin: model.Admin, table: Table, diagnostics: Diagnostics) -> None:
+    """Check that HTTP has a TCP address, and is protected where others than this machine's users reach it."""
+    for name in ("tls", "token_file"):
+        if admin.http is None and name in table and not diagnostics.is_invalid(_ADMIN / "http"):
+            diagnostics.add(_ADMIN / name, "has no effect without http")
+    if admin.tls is not None and not admin.tls.certificates:
+        diagnostics.add(_ADMIN / "tls", "has no certificates")
+    if admin.http is None:
+        return
+    if not isinstance(admin.http, TcpAddress) or admin.http.port is None:
+        diagnostics.add(_ADMIN / "http", f"{admin.http} is no address with a port, such as 127.0.0.1:8405")
+    elif not admin.is_http_local and (admin.tls is None or admin.token_file is None):
+        fact = (
+            f"{admin.http} can be reached from other machines: give tls and token_file, or a loopback address"
+        )
+        diagnostics.add(_ADMIN / "http", fact)
+
+
 def _check_socket(each: model.AdminSocket, own: Layer, diagnostics: Diagnostics) -> None:
     has_path, has_address = "path" in own.table, "address" in own.table
     if diagnostics.is_any_invalid((own.path, own.path / "path", own.path / "address")):
@@ -50,16 +66,12 @@ def _check_socket(each: model.AdminSocket, own: Layer, diagnostics: Diagnostics)
 
 def _check_address(each: model.AdminSocket, own: Layer, diagnostics: Diagnostics) -> None:
     address = each.address
-    if not isinstance(address, TcpAddress) or not _is_loopback(address.host):
+    if not isinstance(address, TcpAddress) or not address.is_loopback:
         fact = f"{address} is no loopback address: everybody who can connect may use the socket, so only 127.0.0.1 or ::1"
         diagnostics.add(own.path / "address", fact)
     for name in ("mode", "user", "group"):
         if name in own.table:
             diagnostics.add(own.path / name, "has no meaning for a TCP address")
-
-
-def _is_loopback(host: str) -> bool:
-    return host != "*" and ip_address(host.partition("%")[0]).is_loopback
 
 
 def _check_path(path: str, key: ConfigPath, diagnostics: Diagnostics) -> None:

@@ -38,7 +38,7 @@ class SourceMap:
         return ConfigError(self.locate_all(faults), self.file)
 
     def locate_all(self, faults: Iterable[Fault]) -> list[Fault]:
-        """Return the faults with their lines, in the order of the file; those without a line come last."""
+        """Return the faults with their lines, in the order of the file. Those of a mapping have no lines."""
         return sorted(
             map(self.locate, faults),
             key=lambda fault: (fault.line is None, fault.line or 0, fault.column or 0),
@@ -48,15 +48,16 @@ class SourceMap:
         """Return the fault with line and column, and the name of its server or bind, where these are known.
 
         The line is that of the key, in the layer where it is written (the table itself, its backend or
-        frontend, its profile, the defaults). For a missing key it is the line of its table.
+        frontend, its profile, the defaults). For a missing key it is the line of its table, for
+        a missing table line 1: editors and CI need one.
         """
         if fault.line is not None:
             return fault
         path = self._resolve(fault.path)
         name, offset = self._name(path), self._offset(path)
-        if offset is None or self._text is None:
+        if self._text is None:
             return evolve(fault, name=name)
-        line, column = line_and_column(self._text, offset)
+        line, column = line_and_column(self._text, offset or 0)
         return evolve(fault, name=name, line=line, column=column)
 
     def is_written(self, path: ConfigPath) -> bool:

@@ -12,6 +12,7 @@ from mailproxy.config.values.readers import WEIGHT_MAX
 from mailproxy.config.values.types import (
     Account,
     AlpnName,
+    CollectorUrl,
     Count,
     Expanded,
     ExpectedHex,
@@ -55,7 +56,7 @@ from mailproxy.config.values.value_types import (
 )
 
 __all__ = [
-    "VALUE_TYPES", "WEIGHT_MAX", "Account", "AlpnName", "Count", "Expanded", "ExpectedHex", "ExpectedText",
+    "VALUE_TYPES", "WEIGHT_MAX", "Account", "AlpnName", "CollectorUrl", "Count", "Expanded", "ExpectedHex", "ExpectedText",
     "HelloName", "HostName", "InvalidValueError", "KeepAliveCount", "KeepAliveTime", "LogTarget", "Mode",
     "Name", "Network", "Pattern", "Port", "Positive", "PositiveSeconds", "PrefixV4", "PrefixV6",
     "ProxySource", "RateCount", "RatePeriod", "Redispatch", "Seconds", "SentHex", "SentText",

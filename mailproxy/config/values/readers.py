@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Literal
+from urllib.parse import urlsplit
 
 from mailproxy.address import TcpAddress, parse_server
 from mailproxy.config.units import parse_duration
@@ -53,6 +54,19 @@ def read_boolean(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError  # noqa: TRY004 - one kind of error for every invalid value
     return value
+
+
+def read_collector_url(value: object) -> str:
+    text = read_text(value)
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or any(map(str.isspace, text)):
+        raise ValueError
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("has a user or a password, which would appear in the log")
+    if parts.query or parts.fragment:
+        raise ValueError("has a query or a fragment")
+    _ = parts.port  # raises ValueError for a port that is none
+    return text
 
 
 def read_share(value: object) -> float:

@@ -29,6 +29,7 @@ from mailproxy.config.values.readers import (
     read_account,
     read_alpn_name,
     read_boolean,
+    read_collector_url,
     read_hello_name,
     read_host_name,
     read_keepalive_time,
@@ -51,6 +52,7 @@ from mailproxy.config.values.readers import (
 from mailproxy.config.values.types import (
     Account,
     AlpnName,
+    CollectorUrl,
     Count,
     Expanded,
     ExpectedHex,
@@ -166,6 +168,9 @@ VALUE_TYPES: dict[Any, ValueType] = {
     Name: ValueType(read_name, "a name of letters, digits and . _ - : / * [ ]", {**_STRING, "pattern": r"^[A-Za-z0-9_.:\[\]*/-]{1,128}$"}),
     Account: ValueType(read_account, 'a name, or a number such as "#80"', {**_STRING, "pattern": "^([^#]|#[0-9]{1,10}$)"}),
     Text: ValueType(read_text, "a string that is not empty", {**_STRING, "minLength": 1}),
+    CollectorUrl: ValueType(
+        read_collector_url, 'a URL such as "http://127.0.0.1:4318"', {**_STRING, "pattern": "^https?://"}
+    ),
     SyslogTag: ValueType(
         read_syslog_tag, "1 to 32 letters, digits and _ . / -", {**_STRING, "pattern": r"^[A-Za-z0-9_./-]{1,32}$"}
     ),

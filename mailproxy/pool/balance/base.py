@@ -43,6 +43,13 @@ class Balance(ABC):
         return self._next(key, ()) if chosen is None and excluded else chosen
 
     @abstractmethod
+    def candidates(self, key: bytes | None = None) -> Sequence[Server]:
+        """Return the servers of which ``choose`` would return one now. It changes nothing.
+
+        There are several where turns, or random numbers, decide between them.
+        """
+
+    @abstractmethod
     def _next(self, key: bytes | None, excluded: Collection[Server]) -> Server | None:
         """Choose a server that is neither full nor excluded."""
 
@@ -87,6 +94,15 @@ class LeastConn(Balance):
             self._start = (self._indexes[best] + 1) % len(self._servers)
         return best
 
+    def candidates(self, key: bytes | None = None) -> Sequence[Server]:
+        # Among servers with equal loads the turn decides, so each turn is tried.
+        start, found = self._start, set[Server | None]()
+        for turn in range(len(self._servers)):
+            self._start = turn
+            found.add(self._next(key, ()))
+        self._start = start
+        return [server for server, _ in self._servers if server in found]
+
 
 @define
 class First(Balance):
@@ -106,3 +122,7 @@ class First(Balance):
             if not server.is_full and server not in excluded:
                 return server
         return None
+
+    def candidates(self, key: bytes | None = None) -> Sequence[Server]:
+        chosen = self._next(key, ())
+        return [chosen] if chosen is not None else []

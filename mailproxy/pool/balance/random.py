@@ -67,3 +67,6 @@ class Random(Balance):
             sampler = _WeightedSampler(others)
             (one, weight), (other, other_weight) = sampler.draw(self._random), sampler.draw(self._random)
         return one if one.sessions * other_weight < other.sessions * weight else other
+
+    def candidates(self, key: bytes | None = None) -> Sequence[Server]:  # noqa: ARG002 - source's
+        return [server for server, _ in self._sampler.servers if not server.is_full]

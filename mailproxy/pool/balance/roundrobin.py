@@ -120,6 +120,9 @@ class RoundRobin(Balance):
         heappush(self._waiting, (chosen.begin, chosen.order, chosen))
         return chosen.server
 
+    def candidates(self, key: bytes | None = None) -> Sequence[Server]:  # noqa: ARG002 - source's
+        return [server for server in self._servers if not server.is_full]
+
     def _begin_turns(self) -> None:
         """Move the turns that begin before this choice is over to ``_ready``, and at least one."""
         waiting, ready = self._waiting, self._ready

@@ -73,6 +73,12 @@ class Source(Balance):
                 return owners[index % len(owners)]
         return None
 
+    def candidates(self, key: bytes | None = None) -> Sequence[Server]:
+        if key is None:
+            return self._keyless.candidates()
+        chosen = self._next(key, ())  # which changes nothing, as long as there is a key
+        return [chosen] if chosen is not None else []
+
 
 def _points(name: str, count: int) -> Iterator[int]:
     """Yield the first ``count`` points of a server, numbers below 2^64."""

@@ -140,10 +140,9 @@ class SharedSessions:
 
     def add_session(self) -> None:
         """Count a session of this worker that takes a slot."""
-        sessions, counts = self.counters.sessions, self.counts  # type: ignore[attr-defined]  # the server has it
+        sessions = self.counters.sessions
         sessions.add(1)
-        counts.sessions += 1
-        counts.most_sessions = max(counts.most_sessions, sessions.total)
+        self.counts.add_session(sessions.total)  # type: ignore[attr-defined]  # the server has it
 
     def remove_session(self) -> None:
         """Count a session of this worker that gives its slot back."""

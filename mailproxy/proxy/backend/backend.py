@@ -10,8 +10,12 @@ import trio
 from mailproxy.config import Backend as BackendConfig
 from mailproxy.log import Log
 from mailproxy.log.events import SERVER_DOWN, SERVER_STATE, SERVER_UP, Event
+from mailproxy.metrics.board import Board, LocalBoard
+from mailproxy.metrics.process import FAILED_LOOK_UPS
+from mailproxy.metrics.servers import count_check
 from mailproxy.net.dial import Endpoint
-from mailproxy.pool import AdminState, Balance, Pool, StateChange, StickTable, client_key
+from mailproxy.pool import AdminState, Balance, Pool, SharedCounts, StateChange, StickTable, client_key
+from mailproxy.pool.eligibility import usable_counts
 from mailproxy.protocol.checks.result import CheckCode, CheckResult, excerpt
 from mailproxy.proxy.backend.event_log import ServerEventLog
 from mailproxy.proxy.backend.resolver import Resolver
@@ -20,7 +24,6 @@ from mailproxy.proxy.backend.snapshot import ServerSnapshot
 from mailproxy.proxy.backend.state_messages import no_server_message
 from mailproxy.proxy.backend.timers import BackendTimers
 from mailproxy.proxy.client_info import ClientInfo
-from mailproxy.proxy.stats import Traffic
 
 _KEY_BYTES = 17  # of a number that client_key returns
 _NOT_MEASURED_MS = -1
@@ -34,7 +37,7 @@ class Backend:
         name: Its name there.
         pool: Its servers as pure decisions.
         resolver: Looks up the host names of its servers.
-        traffic: What its sessions have come to.
+        board: Where the durations of its health checks are counted.
     """
 
     def __init__(self, config: BackendConfig, pool: Pool[BackendServer], log: Log) -> None:
@@ -46,7 +49,7 @@ class Backend:
             log: Where lines about its servers go.
         """
         self.name = config.name
-        self.traffic = Traffic()
+        self.board: Board = LocalBoard()
         self.pool = pool
         self._sessions = 0
         self._use(config)
@@ -58,6 +61,7 @@ class Backend:
             interval=config.resolve_interval,
             prefer=config.resolve_prefer,
             on_change=self._addresses_changed,
+            on_failed=self._count_failed_look_up,
             log=log,
         )
 
@@ -96,12 +100,22 @@ class Backend:
             if server.config.tls is not None:
                 server.tls_context = contexts[server.config.tls]
 
+    def count_on(self, board: Board) -> None:
+        """Count what happens at its servers on a board. A server that a reload removes leaves its counts there."""
+        self.board = board
+        for server in self.servers:
+            if not isinstance(server.counts, SharedCounts):
+                server.counts = SharedCounts(board, self.name, server.name)
+
     def log_initial_states(self) -> None:
         """Write a line for each server that does not start ready."""
         self._event_log.log_initial_states()
 
     def _addresses_changed(self) -> None:
         self.pool.addresses_changed()
+
+    def _count_failed_look_up(self) -> None:
+        self.board.block((FAILED_LOOK_UPS, self.name), 1)[0] += 1
 
     # Reload
 
@@ -202,12 +216,20 @@ class Backend:
             required: The only server that will do.
             excluded: Servers that are chosen only if no other one has a free slot.
         """
-        hashed = key.to_bytes(_KEY_BYTES, "big") if key is not None and self._uses_source_hash else None
-        return self.pool.acquire(hashed, required=required, excluded=excluded)
+        return self.pool.acquire(self._hashed(key), required=required, excluded=excluded)
+
+    def candidates(
+        self, key: int | None, *, required: BackendServer | None = None
+    ) -> Sequence[BackendServer]:
+        """Return the servers of which ``acquire`` would return one now. It takes no slot and no turn."""
+        return self.pool.candidates(self._hashed(key), required=required)
+
+    def _hashed(self, key: int | None) -> bytes | None:
+        return key.to_bytes(_KEY_BYTES, "big") if key is not None and self._uses_source_hash else None
 
     def has_others(self, server: BackendServer) -> bool:
         """Whether sessions may go to another active server than this one."""
-        return self.pool.usable_counts[0] > server.is_usable
+        return usable_counts(self.servers)[0] > server.is_usable
 
     def on_connected(self, server: BackendServer, key: int | None) -> None:
         """Note that a session is connected to the server. Its client sticks to the server from now on."""
@@ -253,6 +275,8 @@ class Backend:
         """Take the outcome of a health check into account."""
         before, server.last_check = server.last_check, outcome
         result = outcome.result
+        if outcome.ms >= 0:
+            count_check(self.board, self.name, server.name, outcome.ms)
         if result.code is CheckCode.SOCKERR:
             # This machine had no descriptors or memory for the check. The server is not at fault.
             if before is None or before.result != result:
@@ -308,16 +332,32 @@ class Backend:
         self.pool.set_max_sessions(server, sessions)
 
     def set_health(self, server: BackendServer, *, is_up: bool) -> None:
-        """Let a server that is checked count as up or down until its checks say otherwise."""
+        """Let a server count as up or down until its checks, or the operator, say otherwise."""
         change = self.pool.set_health(server, trio.current_time(), is_up=is_up)
         if change is not None:
             self._on_change(change, SERVER_UP if is_up else SERVER_DOWN, None)
+
+    def set_stopping(self, server: BackendServer) -> None:
+        """Let only clients that stick to a server go there, until a check passes."""
+        change = self.pool.set_health(server, trio.current_time(), is_up=True, is_stopping=True)
+        if change is not None:
+            self._on_change(change, SERVER_STATE, None)
 
     def pause_checks(self, server: BackendServer, *, is_paused: bool) -> None:
         """Switch the health checks of a server off or on. It keeps its state."""
         server.checks_paused = is_paused
         if not is_paused:
             server.check_soon()
+
+    def restart_maxima(self) -> None:
+        """Let the most sessions of each server begin again, at those of now."""
+        for server in self.servers:
+            server.counts.most_sessions = server.sessions
+
+    def set_check_port(self, server: BackendServer, port: int) -> None:
+        """Check a server at another port from now on."""
+        server.check_port = port
+        server.check_soon()
 
     def set_address(self, server: BackendServer, host: str, port: int | None, message: str) -> None:
         """Connect sessions and checks to another address from now on, and log ``message``.
@@ -342,7 +382,7 @@ class Backend:
             The number of waiters that this moved: to another queue, or to a slot of the server.
         """
         server.last_check, server.resolve_error = snapshot.checked, snapshot.unresolved
-        server.checks_paused = snapshot.checks_paused
+        server.checks_paused, server.check_port = snapshot.checks_paused, snapshot.check_port
         if server.weight != snapshot.weight:
             self.pool.set_weight(server, snapshot.weight)
         if server.max_sessions != snapshot.max_sessions:
@@ -352,7 +392,12 @@ class Backend:
             self.pool.addresses_changed()
         server.addresses = snapshot.addresses  # the same ones can come in another order
         change = self.pool.apply_snapshot(
-            server, snapshot.state, snapshot.health, trio.current_time(), up_for=snapshot.up_for
+            server,
+            snapshot.state,
+            snapshot.health,
+            trio.current_time(),
+            up_for=snapshot.up_for,
+            is_stopping=snapshot.is_stopping,
         )
         self.pool.set_vacated(server, snapshot.is_vacated)
         if server.throttle < 1.0:

@@ -35,6 +35,7 @@ class Resolver:
         interval: float,
         prefer: Literal["ipv4", "ipv6"] | None,
         on_change: Callable[[], None],
+        on_failed: Callable[[], None],
         log: Log,
     ) -> None:
         """Take the servers whose addresses are host names.
@@ -45,6 +46,7 @@ class Resolver:
             interval: Seconds between two look-ups of a name that has addresses.
             prefer: The address family to try first, None for the resolver's order.
             on_change: Called when addresses have changed, and when a look-up fails with a new reason.
+            on_failed: Called when a look-up fails.
             log: Where the results go.
         """
         self._backend = backend
@@ -54,6 +56,7 @@ class Resolver:
         self._changed = trio.Event()
         self._is_stopped = False
         self._on_change = on_change
+        self._on_failed = on_failed
         self._log = log
         self._not_looked_up = set(self._servers)
         self._first_round = trio.Event()
@@ -153,7 +156,8 @@ class Resolver:
             )  # fmt: skip
 
     def _on_failure(self, server: BackendServer, reason: str) -> None:
-        """Log a failed look-up once for each reason. The server keeps the addresses that it has."""
+        """Count a failed look-up, and log it once for each reason. The server keeps the addresses that it has."""
+        self._on_failed()
         if reason == server.resolve_error:
             return
         server.resolve_error = reason

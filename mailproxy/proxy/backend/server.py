@@ -17,7 +17,6 @@ from mailproxy.pool import PassiveHealth, Server
 from mailproxy.protocol.capabilities import Capabilities
 from mailproxy.protocol.checks.result import CheckResult
 from mailproxy.proxy.backend.header_builder import ProxyHeaderBuilder
-from mailproxy.proxy.stats import Traffic
 
 ServerContexts = Mapping[config.ServerTls, Context]
 """The TLS contexts towards servers, one for each different ``tls`` table."""
@@ -91,7 +90,6 @@ class BackendServer(Server):
         failure_logged_at: When that line was written.
         is_gone: Whether a reload has removed it, or given its name another address. Sessions may still have it.
         next_check_scope: Its deadline is the time of the next check.
-        traffic: What its sessions have come to.
         checks_paused: Whether the operator has switched its health checks off.
         check_port: The port that the operator wants it to be checked at, None for that of the configuration.
     """
@@ -110,7 +108,6 @@ class BackendServer(Server):
     failure_logged_at: float = field(default=-math.inf)
     is_gone: bool = field(default=False)
     next_check_scope: trio.CancelScope = field(factory=trio.CancelScope)
-    traffic: Traffic = field(factory=Traffic)
     checks_paused: bool = field(default=False)
     check_port: int | None = field(default=None)
 
@@ -158,10 +155,8 @@ class BackendServer(Server):
             new: The server as it was made from that configuration.
         """
         self._take_wishes(new)
-        if self.health is None or new.health is None:
-            self.health = new.health
-        elif (self.health.rise, self.health.fall) != (new.health.rise, new.health.fall):
-            new.health.take_over(self.health)
+        if not self._has_health_of(new):
+            new.take_over_health(self.health)
             self.health = new.health
         before = self.config
         if (before.error_limit, before.error_clients, before.observe, before.check is None) != (
@@ -178,6 +173,12 @@ class BackendServer(Server):
             if not new.slow_start:
                 self.throttle = 1.0
 
+    def _has_health_of(self, new: BackendServer) -> bool:
+        """Whether health checks of another configuration may go on where those of this one are."""
+        if self.health is None or new.health is None or not self.is_checked:
+            return False
+        return (self.health.rise, self.health.fall) == (new.health.rise, new.health.fall)
+
     def _take_wishes(self, new: BackendServer) -> None:
         """Use weight and limit of another configuration if the file's values have changed."""
         if new.config.weight != self.config.weight:
@@ -193,6 +194,7 @@ class BackendServer(Server):
                 self.weight = before.weight
             if self.config.max_sessions == before.config.max_sessions:
                 self.max_sessions = before.max_sessions
+            self.checks_paused, self.check_port = before.checks_paused, before.check_port
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:

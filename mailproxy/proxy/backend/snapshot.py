@@ -24,6 +24,8 @@ class ServerSnapshot:
         max_sessions: The limit on its sessions, likewise.
         checks_paused: Whether the operator has switched its health checks off.
         is_vacated: Whether clients that stick to it get another server.
+        check_port: The port that the operator wants it to be checked at; None for that of the configuration.
+        is_stopping: Whether only clients that stick to it go there.
     """
 
     state: AdminState
@@ -36,6 +38,8 @@ class ServerSnapshot:
     max_sessions: int
     checks_paused: bool = False
     is_vacated: bool = False
+    check_port: int | None = None
+    is_stopping: bool = False
 
     @classmethod
     def capture(cls, server: BackendServer, now: float) -> ServerSnapshot:
@@ -52,6 +56,8 @@ class ServerSnapshot:
             max_sessions=server.max_sessions,
             checks_paused=server.checks_paused,
             is_vacated=server.is_vacated,
+            check_port=server.check_port,
+            is_stopping=server.is_stopping,
         )
 
     @property
@@ -60,5 +66,5 @@ class ServerSnapshot:
         return (
             self.state, self.health, self.checked and self.checked.result, self.addresses, self.unresolved,
             self.weight, self.max_sessions, self.checks_paused,
-            self.is_vacated,
+            self.is_vacated, self.check_port, self.is_stopping,
         )  # fmt: skip

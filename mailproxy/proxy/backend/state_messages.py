@@ -43,12 +43,14 @@ def state_change_messages(
     """
     server, before, after = change.server, change.before, change.after
     name = _server_name(load.backend, server)
-    if before.is_up != after.is_up and outcome is not None:
+    has_ended_stopping = before.is_stopping and not after.is_stopping
+    if (before.is_up != after.is_up or has_ended_stopping) and outcome is not None:
         message = f"{name} is {'UP' if after.is_up else 'DOWN'}{_reason(outcome)}. {_counts(change, load)}"
         return (message, _remains(name)) if after.state is AdminState.DRAIN else (message,)
     word = "UP" if after.is_up else "DOWN"
     if before.state is after.state:  # the operator has set its health
-        return (f"{name} is {word}, changed from CLI. {_counts(change, load)}",)
+        health = "stopping" if after.is_stopping else word
+        return (f"{name} is {health}, changed from CLI. {_counts(change, load)}",)
     if after.state is AdminState.MAINT:
         if not before.is_up:
             return (f"{name} was DOWN and now enters maintenance.",)
@@ -72,15 +74,18 @@ def check_message(backend: str, server: BackendServer, outcome: CheckOutcome) ->
 
 def no_server_message(backend: str, servers: Sequence[BackendServer]) -> str:
     """Return why none of these servers can be used. The words are mailproxy's own."""
-    reasons = [f"{server.name}: {_unusable_reason(server)}" for server in servers[:_NAMED_SERVERS_MAX]]
+    reasons = [f"{server.name}: {unusable_reason(server)}" for server in servers[:_NAMED_SERVERS_MAX]]
     if (more := len(servers) - _NAMED_SERVERS_MAX) > 0:
         reasons.append(f"and {more} more")
     return f"no server of {backend} can be used ({'; '.join(reasons)})"
 
 
-def _unusable_reason(server: BackendServer) -> str:
+def unusable_reason(server: BackendServer) -> str:
+    """Return why new sessions do not go to a server, for one that is not eligible."""
     if not server.addresses:
         return server.resolve_error
+    if server.is_stopping:
+        return "stopping"
     if server.is_up and server.state is AdminState.READY:
         return "weight 0" if server.weight == 0 else "backup"
     result = f", {server.last_check.result}" if server.last_check and not server.is_up else ""

@@ -72,7 +72,6 @@ def apply_generation(service: Service, new: Generation, parts: Parts) -> dict[st
     if new.outputs is not None:
         service.log.reconfigure(new.outputs)
     limits = {name: _limits(service, frontend, parts) for name, frontend in config.frontends.items()}
-    servers_before = {server for each in service.backends.values() for server in each.servers}
     backends: dict[str, Backend] = {}
     for name, table in config.backends.items():
         if (backend := service.backends.get(name)) is not None:
@@ -80,9 +79,6 @@ def apply_generation(service: Service, new: Generation, parts: Parts) -> dict[st
             backends[name] = backend
         else:
             backends[name] = parts.make_backend(table, new.servers[name])
-    servers = {server for each in backends.values() for server in each.servers}
-    # A server with another address has the counts of its name.
-    counts = {id(server.counts) for server in servers}
     is_limit_same = config.process.max_sessions == service.config.process.max_sessions
     service.reconfigure_limit(new.max_sessions, keeps_wish=is_limit_same)
     service.reconfigure(
@@ -90,7 +86,6 @@ def apply_generation(service: Service, new: Generation, parts: Parts) -> dict[st
         new.handover,
         backends=backends,
         limits=limits,
-        retired=[server for server in servers_before if id(server.counts) not in counts],
     )
     return backends
 

@@ -22,10 +22,14 @@ class LiveSession(Protocol):
         record: Its facts so far: id, addresses, frontend, backend, server, phase. The byte counts in it are
             only set at its end.
         listener: The listener that accepted it.
+        counted_in: The bytes from the client that are counted already.
+        counted_out: Those from the server.
     """
 
     record: SessionRecord
     listener: Listener
+    counted_in: int
+    counted_out: int
 
     @property
     def server(self) -> BackendServer | None:

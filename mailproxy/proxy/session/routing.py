@@ -9,6 +9,8 @@ from attrs import frozen
 from mailproxy import config
 from mailproxy.address import Networks
 from mailproxy.config.path import ROOT_PATH
+from mailproxy.log import end_reasons
+from mailproxy.log.end_reasons import EndReason
 from mailproxy.protocol.client_hello import ClientHello
 from mailproxy.proxy.client_info import ClientInfo
 
@@ -82,8 +84,28 @@ class Routes:
                 return route.config
         return None
 
+    def refusal(
+        self, frontend: config.Frontend, selected: config.Route | None
+    ) -> tuple[EndReason, str] | None:
+        """Return why a session gets no backend, and the detail; None if it gets one.
+
+        Args:
+            frontend: The frontend.
+            selected: What ``select`` has returned.
+        """
+        if selected is not None:
+            return (end_reasons.REJECTED, self.describe(selected)) if selected.reject else None
+        if frontend.backend is None:
+            return end_reasons.NO_SERVER, "no route matches, and the frontend has no backend"
+        return None
+
     def describe(self, selected: config.Route) -> str:
         """Return the path of a route in the configuration, and the keys by which it matched."""
         index = next(index for index, route in enumerate(self._routes) if route.config is selected)
         keys = [key for key in ("sni", "alpn", "client", "port") if getattr(selected, key) not in (None, ())]
         return str(self._path / index) + (f" by {' and '.join(keys)}" if keys else "")
+
+
+def terminates_tls(bind: config.Bind, route: config.Route | None) -> bool:
+    """Whether the TLS of a session ends here. Only for sessions with a ClientHello."""
+    return ((route and route.mode) or bind.mode) == "tls"

@@ -12,14 +12,15 @@ import time
 from collections.abc import Mapping
 
 import trio
-from attrs import Factory, define
+from attrs import define
 
 from mailproxy import config
 from mailproxy.errors import ProxyError
 from mailproxy.log import Log, end_reasons
 from mailproxy.log.end_reasons import EndedBy, EndReason, Phase
-from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED
-from mailproxy.log.record import SessionRecord
+from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED, SESSION_STEPS
+from mailproxy.log.record import SessionRecord, TimedRecord, ms
+from mailproxy.metrics.sessions import SessionCounter
 from mailproxy.net.by_descriptor import local_address, stop_reading
 from mailproxy.net.listener import Listener
 from mailproxy.net.poller import AnyPoller, Watch
@@ -43,10 +44,9 @@ from mailproxy.proxy.session.client_setup import (
 from mailproxy.proxy.session.dispatch import Dispatch
 from mailproxy.proxy.session.errors import SessionEndedError
 from mailproxy.proxy.session.registry import SessionRegistry
-from mailproxy.proxy.session.routing import Routes
+from mailproxy.proxy.session.routing import Routes, terminates_tls
 from mailproxy.proxy.session.slot_lease import SlotLease
 from mailproxy.proxy.session.wait import InterruptibleWait
-from mailproxy.proxy.stats import Traffic, count_session
 
 # Ids are unique, also after a restart. Counting starts at the second of the start times 2**24, which is more
 # sessions than a second can have.
@@ -81,7 +81,8 @@ class SessionContext:
         relay: Relays the tunnels.
         poller: Watches the sockets until a tunnel opens.
         log: Gets the lines.
-        traffic: What the frontend's sessions have come to.
+        counter: Counts what they come to.
+        record_type: What the facts of a session are collected in.
     """
 
     config: config.Frontend
@@ -93,7 +94,8 @@ class SessionContext:
     relay: Relay
     poller: AnyPoller
     log: Log
-    traffic: Traffic = Factory(Traffic)
+    counter: SessionCounter
+    record_type: type[SessionRecord] = SessionRecord
 
 
 # Being cancelled is the operator's stop. What it means for a session depends on how far that has come. It is
@@ -120,12 +122,16 @@ class Session:
         client: The client's connection, under TLS the one that decrypts.
         record: What the log says about it. Its ``end`` is set once, when the session ends.
         listener: The listener that accepted it.
+        counted_in: The bytes from the client that are counted already, while it lives.
+        counted_out: Those from the server.
     """
 
     context: SessionContext
     client: socket.socket
     record: SessionRecord
     listener: Listener
+    counted_in: int
+    counted_out: int
     _started_at: float
     _fd: int  # the client's; an SSLSocket takes it over
     _client_key: int | None  # what ``context.clients`` counts the session for
@@ -143,9 +149,10 @@ class Session:
         self._fd = self.client.fileno()
         self._client_key = self._lease = self._server_socket = self._tunnel = None
         self._sent_nothing = False
+        self.counted_in = self.counted_out = 0
         self._wanted_end: EndReason | None = None
         self.listener = listener = client_info.listener
-        self.record = SessionRecord(
+        self.record = context.record_type(
             id=number,
             accepted=time.time(),
             frontend=context.config.name,
@@ -154,6 +161,7 @@ class Session:
             client=client_info.name,
         )
         context.registry.sessions[number] = self
+        context.counter.start(context.config.name, listener.name)
 
     async def run(self, client_info: ClientInfo) -> None:
         """Proxy the session to its end. Raises nothing but Cancelled.
@@ -224,13 +232,14 @@ class Session:
         if hello is not None and client_info.listener.terminator is None:  # nothing to wait for
             client_info.set_client_hello(hello)
             return self._select_route(client_info)
-        deadline = self.context.poller.clock() + self.context.config.timeouts.handshake
-        with trio.CancelScope(deadline=deadline):
+        started_at = self.context.poller.clock()
+        with trio.CancelScope(deadline=started_at + self.context.config.timeouts.handshake):
             hello = hello or await peek_client_hello(self.client, watch)
             client_info.set_client_hello(hello)
             route = self._select_route(client_info)
             if self.record.tls:
                 await self._handshake(client_info, hello, watch)
+                self.record.handshake_ms = ms(self.context.poller.clock() - started_at)
             return route
         raise SessionEndedError(end_reasons.HANDSHAKE_TIMEOUT)
 
@@ -240,13 +249,10 @@ class Session:
         route = routes.select(client_info)
         if hello is not None:
             self.record.sni = hello.server_name
-            self.record.tls = ((route and route.mode) or client_info.listener.bind.mode) == "tls"
-        if route is not None and route.reject:
-            detail = routes.describe(route)
-            raise self._rejection(end_reasons.REJECTED, detail, hello, by_name=route.needs_client_hello)
-        if route is None and self.context.config.backend is None:
-            detail = "no route matches, and the frontend has no backend"
-            raise self._rejection(end_reasons.NO_SERVER, detail, hello, by_name=True)
+            self.record.tls = terminates_tls(client_info.listener.bind, route)
+        if (refusal := routes.refusal(self.context.config, route)) is not None:
+            by_name = route is None or route.needs_client_hello
+            raise self._rejection(*refusal, hello, by_name=by_name)
         return route
 
     def _rejection(
@@ -271,6 +277,7 @@ class Session:
         name = (route and route.backend) or context.config.backend
         assert name is not None  # noqa: S101 - _select_route has checked it
         record.phase, record.backend = Phase.CONNECT, name
+        context.counter.dispatch(name)
         wait = InterruptibleWait(context.poller)
         self._lease = SlotLease(context.backends[name], record, wait)
         return Dispatch(self._lease, wait, client_info, context.poller)
@@ -417,15 +424,13 @@ class Session:
             record.close_notify = tunnel.client.close_notify
             record.server_close_notify = tunnel.server.close_notify
         record.total_ms = int((context.poller.clock() - self._started_at) * 1000)
-        lease = self._lease
-        if lease is None:
-            count_session(record, context.traffic, None, None)
-        else:
-            server = lease.last_server.traffic if lease.last_server is not None else None
-            count_session(record, context.traffic, lease.backend.traffic, server)
         was_started = context.config.log_start and tunnel is not None
-        if context.config.log_null or was_started or record.bytes_in or not self._is_null(end):
+        is_logged = bool(context.config.log_null or was_started or record.bytes_in or not self._is_null(end))
+        context.counter.end(record, self.counted_in, self.counted_out, is_logged=is_logged)
+        if is_logged:
             context.log.session(record)
+            if context.config.log_steps:
+                self._log_steps()
 
     def _is_null(self, end: EndReason) -> bool:
         """Whether the client has ended the session without a byte that is meant for a server.
@@ -449,6 +454,26 @@ class Session:
             id=f"{record.id:x}",
         )
 
+    def _log_steps(self) -> None:
+        record = self.record
+        assert isinstance(record, TimedRecord)  # noqa: S101 - record_type of such a frontend
+        steps = record.milliseconds
+        times = ", ".join(f"{phase} {_written_ms(value)}" for phase, value in steps.items())
+        self.context.log.event(
+            SESSION_STEPS,
+            f"session {record.id:x} of {record.client} in {record.frontend}: {times}",
+            frontend=record.frontend,
+            backend=record.backend or None,
+            server=record.server or None,
+            client=record.client,
+            id=f"{record.id:x}",
+            steps=steps,
+        )
+
     def _log_fault(self, fault: Exception) -> None:
         number = f"{self.record.id:x}"
         log_fault(self.context.log, SESSION_FAULT, f"session {number}", fault, id=number)
+
+
+def _written_ms(value: float) -> str:
+    return f"{value:.0f} ms" if value >= 10 else f"{value:.3g} ms"

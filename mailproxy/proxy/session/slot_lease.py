@@ -28,7 +28,6 @@ class SlotLease:
         server: The server whose slot the session holds, if it holds one.
         tunnel: The session's tunnel once that is open. Until then a server that goes down ends ``wait``,
             later it may end the tunnel.
-        last_server: The server whose slot it had, or waited for, when it was closed.
     """
 
     backend: Backend
@@ -36,7 +35,6 @@ class SlotLease:
     wait: InterruptibleWait | None = field(repr=False)
     server: BackendServer | None = field(default=None, init=False)
     tunnel: Tunnel | None = field(default=None, init=False)
-    last_server: BackendServer | None = field(default=None, init=False)
     _queued_for: BackendServer | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -48,7 +46,6 @@ class SlotLease:
 
     def close(self) -> None:
         """Release the slot and stop counting the session."""
-        self.last_server = self.server or self._queued_for
         self.backend.add_sessions(-1)
         self.release()
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+from mailproxy.proxy.state.frontends import FrontendRecord, FrontendsRecord
 from mailproxy.proxy.state.value import (
     SETTINGS,
     STICK_ENTRIES_MAX,
@@ -39,6 +40,10 @@ def encode(state: ProxyState) -> Iterator[bytes]:
         "version": _VERSION,
         "written_at": state.written_at,
         "backends": {name: _encode_backend(record) for name, record in state.backends.items()},
+        "frontends": {
+            name: (each.is_paused, each.limit, each.configured) for name, each in state.frontends.frontends.items()
+        },
+        "max_sessions": (state.frontends.max_sessions, state.frontends.configured),
     })  # fmt: skip
     lines = 1
     for name, record in state.backends.items():
@@ -105,7 +110,21 @@ def _decode(values: list[Any]) -> ProxyState:
         for name, record in head["backends"].items()
     }
     _require(not entries)
-    return ProxyState(_number(head["written_at"]), backends)
+    return ProxyState(_number(head["written_at"]), backends, _decode_frontends(head))
+
+
+def _decode_frontends(head: Any) -> FrontendsRecord:
+    # A file of an earlier program of this version has none of it.
+    max_sessions, configured = head.get("max_sessions", (0, 0))
+    frontends = {
+        _text(name): FrontendRecord(
+            is_paused is True, _integer(limit, _COUNTER_MAX), _integer(own, _COUNTER_MAX)
+        )
+        for name, (is_paused, limit, own) in head.get("frontends", {}).items()
+    }
+    return FrontendsRecord(
+        frontends, _integer(max_sessions, _COUNTER_MAX), _integer(configured, _COUNTER_MAX)
+    )
 
 
 def _decode_backend(record: Any, entries: list[tuple[int, int, float]]) -> BackendRecord:

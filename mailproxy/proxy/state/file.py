@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from mailproxy.files import create
+from mailproxy import files
 from mailproxy.proxy.state.codec import StateError
 
 _BYTES_MAX = 64 * 1024 * 1024  # 500,000 stick entries of IPv4 have 11 MB
@@ -38,28 +37,40 @@ def read_lines(path: Path) -> list[bytes] | None:
         return file.read(_BYTES_MAX).splitlines()
 
 
+def read_memory(fd: int) -> list[bytes]:
+    """Return the lines of a state that another process has written to memory (memfd_create(2)). Closes it.
+
+    Raises:
+        StateError: It is too long.
+        OSError: It cannot be read.
+    """
+    with os.fdopen(fd, "rb") as file:
+        if os.fstat(fd).st_size > _BYTES_MAX:
+            raise StateError(f"it has more than {_BYTES_MAX} bytes")
+        file.seek(0)
+        return file.read(_BYTES_MAX).splitlines()
+
+
+def write_memory(lines: Iterable[bytes]) -> int:
+    """Write the lines of a state to memory, and return its descriptor.
+
+    Raises:
+        OSError: There is not enough memory.
+    """
+    fd = os.memfd_create("mailproxy-state")
+    try:
+        with os.fdopen(fd, "wb", closefd=False) as file:
+            file.writelines(lines)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 def replace(path: Path, lines: Iterable[bytes]) -> None:
-    """Write a file beside the old one, and rename it: there is always a whole file of this name.
+    """Replace a state file: there is always a whole file of this name.
 
     Raises:
         OSError: It cannot be written. The old file stays.
     """
-    new = path.with_name(f".{path.name}.new")
-    with contextlib.suppress(FileNotFoundError):  # of a process that was killed meanwhile
-        new.unlink()
-    fd = create(new, os.O_WRONLY, _MODE)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(fd)
-        new.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)  # the rename is on the disk, too
-    finally:
-        os.close(folder)
+    files.replace(path, lines, mode=_MODE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import trio
@@ -14,6 +14,7 @@ from mailproxy.log.events import STATE_IGNORED, STATE_NOT_WRITTEN, STATE_RESTORE
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.state.codec import StateError, decode, encode
 from mailproxy.proxy.state.file import read_lines, replace
+from mailproxy.proxy.state.frontends import FrontendOwner, FrontendsRecord
 from mailproxy.proxy.state.value import ProxyState
 
 _INTERVAL_S = 60.0
@@ -30,6 +31,9 @@ class StateKeeper:
         backends: The backends, by name.
         max_age: An older file is not taken up.
         log: Where it is logged what was taken up, or why not.
+
+    Attributes:
+        frontends: Has the frontends whose settings are kept; None for none.
     """
 
     def __init__(self, path: Path, backends: Mapping[str, Backend], *, max_age: float, log: Log) -> None:
@@ -37,8 +41,11 @@ class StateKeeper:
         self._backends = backends
         self._max_age = max_age
         self._log = log
+        self.frontends: FrontendOwner | None = None
         self._is_failing = False
         self._may_write = False
+        # A write that is abandoned goes on in its thread. The next one waits for it, or the older one would stay.
+        self._writing = trio.CapacityLimiter(1)
 
     def reconfigure(self, backends: Mapping[str, Backend]) -> None:
         """Keep the state of these backends from now on: a reload has added or removed some."""
@@ -61,6 +68,10 @@ class StateKeeper:
     def allow_writing(self) -> None:
         """Let the file be written from now on: this process knows what the file has, or better."""
         self._may_write = True
+
+    def forbid_writing(self) -> None:
+        """Write the file no longer: another process keeps it."""
+        self._may_write = False
 
     async def run(self) -> None:
         """Write the file every minute until cancelled."""
@@ -91,6 +102,8 @@ class StateKeeper:
             )
             return
         state.apply(self._backends.values(), now=trio.current_time(), wall_clock=time.time())
+        if self.frontends is not None:
+            self.frontends.apply_frontends(state.frontends)
         age = max(0.0, age)
         self._log.event(
             STATE_RESTORED,
@@ -102,9 +115,16 @@ class StateKeeper:
     async def _write(self) -> None:
         if not self._may_write:
             return
-        state = ProxyState.capture(self._backends.values(), now=trio.current_time(), wall_clock=time.time())
+        state = ProxyState.capture(
+            self._backends.values(),
+            now=trio.current_time(),
+            wall_clock=time.time(),
+            frontends=FrontendsRecord() if self.frontends is None else self.frontends.capture_frontends(),
+        )
         try:
-            await trio.to_thread.run_sync(replace, self._path, encode(state), abandon_on_cancel=True)
+            await trio.to_thread.run_sync(
+                replace, self._path, encode(state), abandon_on_cancel=True, limiter=self._writing
+            )
         except (OSError, RuntimeError) as error:
             if not self._is_failing:
                 self._log.event(
@@ -129,6 +149,29 @@ def open_keeper(config: Config, backends: Mapping[str, Backend], log: Log) -> St
     if process.state_file is None:
         return None
     return StateKeeper(process.state_file, backends, max_age=process.state_max_age, log=log)
+
+
+async def restore_state(
+    keeper: StateKeeper | None,
+    passed: ProxyState | None,
+    backends: Iterable[Backend],
+    frontends: FrontendOwner,
+) -> None:
+    """Give backends and frontends their state, before servers are checked and sessions accepted.
+
+    Args:
+        keeper: Has the state file; None without one.
+        passed: The state of the process that this one replaces, which is newer than the file; None without one.
+        backends: The backends.
+        frontends: Has the frontends.
+    """
+    if passed is not None:
+        passed.apply(backends, now=trio.current_time(), wall_clock=time.time())
+        frontends.apply_frontends(passed.frontends)
+        if keeper is not None:
+            keeper.allow_writing()
+    elif keeper is not None:
+        await keeper.restore()
 
 
 def _reason(error: Exception) -> str:

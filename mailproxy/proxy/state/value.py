@@ -17,12 +17,15 @@ from mailproxy.config.values import WEIGHT_MAX
 from mailproxy.pool import AdminState, Health
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
+from mailproxy.proxy.state.frontends import FrontendsRecord
 
 Wish = str | int
 """What the operator can set of a server."""
 
 StickEntries = Iterable[tuple[int, int, float]]
 """Client key, index in ``StickRecord.servers``, and seconds until the entry expires."""
+
+_PORT_MAX = 65535
 
 STICK_ENTRIES_MAX = 500_000
 """The entries of a table that are stored at most."""
@@ -57,6 +60,24 @@ def _set_max_sessions(server: BackendServer, value: Wish) -> None:
     server.max_sessions = cast("int", value)
 
 
+def _set_checks_paused(server: BackendServer, value: Wish) -> None:
+    server.checks_paused = bool(value)
+
+
+def _get_check_port(server: BackendServer) -> Wish:
+    return server.check_port or _configured_check_port(server)
+
+
+def _configured_check_port(server: BackendServer) -> Wish:
+    check = server.config.check
+    return (check.port if check is not None else None) or 0
+
+
+def _set_check_port(server: BackendServer, value: Wish) -> None:
+    if server.config.check is not None:
+        server.check_port = cast("int", value)
+
+
 _STATES = {each.value for each in AdminState}
 
 SETTINGS: Mapping[str, _Setting] = {
@@ -77,6 +98,18 @@ SETTINGS: Mapping[str, _Setting] = {
         lambda server: server.config.max_sessions,
         _set_max_sessions,
         lambda value: type(value) is int and value >= 0,
+    ),
+    "checks_paused": _Setting(
+        lambda server: int(server.checks_paused),
+        lambda _server: 0,
+        _set_checks_paused,
+        lambda value: type(value) is int and value in {0, 1},
+    ),
+    "check_port": _Setting(
+        _get_check_port,
+        _configured_check_port,
+        _set_check_port,
+        lambda value: type(value) is int and 0 < value <= _PORT_MAX,
     ),
 }
 """All that an operator can set of a server. Another one needs a line here."""
@@ -131,24 +164,37 @@ class ProxyState:
     Attributes:
         written_at: When it was captured, in seconds since the epoch.
         backends: The backends, by name.
+        frontends: What the operator has set of frontends.
     """
 
     written_at: float
     backends: Mapping[str, BackendRecord]
+    frontends: FrontendsRecord = FrontendsRecord()
 
     @classmethod
-    def capture(cls, backends: Iterable[Backend], *, now: float, wall_clock: float) -> ProxyState:
+    def capture(
+        cls,
+        backends: Iterable[Backend],
+        *,
+        now: float,
+        wall_clock: float,
+        frontends: FrontendsRecord = FrontendsRecord(),  # noqa: B008 - it is frozen
+    ) -> ProxyState:
         """Return the state of backends. Stick tables are copied, which takes 5 ms for 200,000 entries.
 
         Args:
             backends: The backends.
             now: The moment on trio's clock.
             wall_clock: The moment in seconds since the epoch.
+            frontends: What the operator has set of frontends.
         """
-        return cls(wall_clock, {backend.name: _capture_backend(backend, now) for backend in backends})
+        records: dict[str, BackendRecord] = {
+            backend.name: _capture_backend(backend, now) for backend in backends
+        }
+        return cls(wall_clock, records, frontends)
 
     def apply(self, backends: Iterable[Backend], *, now: float, wall_clock: float) -> None:
-        """Give backends that have no sessions yet this state. Nothing is logged.
+        """Give backends that have no sessions yet this state. Nothing is logged. Frontends are the caller's.
 
         Args:
             backends: The backends.

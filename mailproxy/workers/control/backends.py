@@ -7,6 +7,7 @@ from random import SystemRandom
 
 from mailproxy.config import Backend, Config
 from mailproxy.log import Log
+from mailproxy.metrics.board import Board
 from mailproxy.proxy.backend.factory import reconfigure_backend
 from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.workers.backend import ControlBackend
@@ -26,9 +27,11 @@ class ControlBackends(dict[str, ControlBackend]):
         log: Log,
         *,
         counters: ProcessCounters,
+        board: Board,
         publisher: ChangePublisher,
     ) -> None:
         super().__init__()
+        self._board = board
         self._log = log
         self._publisher = publisher
         for name, table in config.backends.items():
@@ -47,10 +50,12 @@ class ControlBackends(dict[str, ControlBackend]):
         if (known := self.get(table.name)) is not None:
             known.use_counters(own)
             reconfigure_backend(known, table, servers, SystemRandom())
-            return known
-        return ControlBackend(
-            table, servers, self._log, SystemRandom(), counters=own, publisher=self._publisher
-        )
+        else:
+            known = ControlBackend(
+                table, servers, self._log, SystemRandom(), counters=own, publisher=self._publisher
+            )
+        known.count_on(self._board)
+        return known
 
     def reconfigure(
         self, config: Config, contexts: ServerContexts, *, counters: ProcessCounters, addresses: Addresses

@@ -12,51 +12,55 @@ from functools import partial
 from random import SystemRandom
 
 import trio
-from attrs import frozen
 
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.watcher import log_rejected
 from mailproxy.config import Config
 from mailproxy.errors import Fault
-from mailproxy.ipc.channel import Channel, Received
+from mailproxy.ipc.channel import Received
 from mailproxy.log import Log
 from mailproxy.log.events import CONTROL_DIED, READY, STOPPED, WORKER_DIED
 from mailproxy.net.tls.certificate import Certificate
+from mailproxy.net.tls.terminator import Terminator
 from mailproxy.proxy.backend.server import ServerContexts
 from mailproxy.proxy.drain import DrainTarget
 from mailproxy.proxy.frontend import log_listening
 from mailproxy.proxy.monitor import ServerMonitor, ports_of
-from mailproxy.proxy.state import open_keeper
+from mailproxy.proxy.service import log_handover_failed
+from mailproxy.proxy.signals import HANDED_OVER
+from mailproxy.proxy.state import ProxyState, open_keeper, restore_state
 from mailproxy.proxy.supervise import contained, supervise
-from mailproxy.workers.admin_messages import (
-    FrontendUpdates,
-    Sessions,
-    TrafficUpdates,
-)
 from mailproxy.workers.backend import ControlBackend, send_snapshots
 from mailproxy.workers.control.backends import ControlBackends
+from mailproxy.workers.control.boards import Boards
 from mailproxy.workers.control.drains import ControlDrains
+from mailproxy.workers.control.feed import RecordFeed
 from mailproxy.workers.control.frontends import FrontendWishes
+from mailproxy.workers.control.handover import ControlHandover
 from mailproxy.workers.control.publisher import PUBLISHER_HELPER, ChangePublisher
 from mailproxy.workers.control.registry import WorkerRegistry
 from mailproxy.workers.control.reloads import ReloadBroadcaster
 from mailproxy.workers.control.signal_handler import SignalHandler
+from mailproxy.workers.control.slot import ControlSlot
 from mailproxy.workers.control.worker_handle import WorkerHandle
-from mailproxy.workers.counters import apply_counters, apply_traffic
 from mailproxy.workers.heartbeat import beat
 from mailproxy.workers.messages import (
     Ack,
     ConnectFailure,
-    CounterUpdates,
     DrainProgress,
+    FrontendUpdates,
+    HandoverFailed,
     Message,
     ProcessExit,
     Ready,
+    RecentRecords,
+    Records,
     Register,
     ReloadFailed,
     RequestStickTable,
     ServerSnapshots,
     ServerUpdates,
+    Sessions,
     SignalReceived,
     StartServing,
     StickTableEnd,
@@ -68,34 +72,13 @@ from mailproxy.workers.messages import (
 from mailproxy.workers.reload.document import ListenerInfo
 from mailproxy.workers.reload.leader import NextConfiguration, ReloadLeader
 from mailproxy.workers.reload.messages import ReloadAnswer, ReloadApplied
-from mailproxy.workers.scoreboard import ProcessCounters, Scoreboard
+from mailproxy.workers.scoreboard import ProcessCounters
 from mailproxy.workers.stick.sync import StickSync
 from mailproxy.workers.stick.tables import apply_updates, dump_table, load_table
 
 _SUPERVISOR_HELPER = "channel to the supervisor"
 _REGISTER_TIMEOUT_S = 2.0  # for running workers to send what they know to a new control process
 _STICK_TABLE_TIMEOUT_S = 5.0  # for one of them to send the stick tables
-
-
-@frozen(kw_only=True)
-class ControlSlot:
-    """What makes a control process one of several processes.
-
-    Attributes:
-        scoreboard: The shared memory.
-        supervisor: The channel to the supervisor.
-        wake_supervisor: Tells the supervisor to look at ``counters``.
-        workers: The number of workers that there are to be.
-        running: The number of workers that served already when this control process was started.
-        generation: The number of the configuration.
-    """
-
-    scoreboard: Scoreboard
-    supervisor: Channel[Message]
-    wake_supervisor: Callable[[], None]
-    workers: int
-    running: int
-    generation: int
 
 
 class Control:
@@ -109,6 +92,7 @@ class Control:
         log: The log. It is finished when ``run`` ends.
         slot: What connects it to the other processes.
         helper: Run beside all else, such as the admin sockets. It ends when it is cancelled.
+        state: The state of the proxy that this one replaces; None without one.
 
     Attributes:
         config: The configuration.
@@ -119,7 +103,11 @@ class Control:
         reloads: Makes the reloads of the configuration.
         registry: The workers.
         frontends: What the operator wants of frontends.
+        listener_infos: Where the workers listen.
         drains: What commands of an operator call to end sessions.
+        handover: Hands the listening sockets over to another proxy.
+        boards: Where all processes count.
+        feed: What all processes log, for followers.
     """
 
     def __init__(
@@ -132,20 +120,22 @@ class Control:
         log: Log,
         slot: ControlSlot,
         helper: Callable[[Control], Awaitable[None]] | None = None,
+        state: ProxyState | None = None,
     ) -> None:
         self.config = config
         self.log = log
         self.workers, self.generation = slot.workers, slot.generation
         self.has_failed = False
-        self._listener_infos = listener_infos
+        self.listener_infos = listener_infos
         self._log = log
         self._slot = slot
         self._counters = counters = slot.scoreboard.counters(slot.scoreboard.control)
         self._settled = trio.Event()  # the state of servers is known, and sent to workers that register
         self._registry = WorkerRegistry()
+        self.boards = Boards(slot.boards, self._registry)
         self._publisher = ChangePublisher(self._registry, log)
         self._backends = ControlBackends(
-            config, server_contexts, log, counters=counters, publisher=self._publisher
+            config, server_contexts, log, counters=counters, board=self.boards.own, publisher=self._publisher
         )
         certificates = ReloadBroadcaster(self._registry, counters, slot.wake_supervisor)
         self._monitor = ServerMonitor(
@@ -162,8 +152,13 @@ class Control:
             reload=partial(self.reloads.reload_file, "SIGHUP"),
         )  # fmt: skip
         self.frontends = FrontendWishes(config)
+        self.feed = RecordFeed(self._registry, log)
         self.drains = ControlDrains(self._registry, self._count_sessions_of, log)
         self._state = open_keeper(config, self._backends, log)
+        if self._state is not None:
+            self._state.frontends = self.frontends
+        self._initial_state = state
+        self.handover = ControlHandover(slot.supervisor, slot.wake_supervisor, self._state, log)
         self._nursery: trio.Nursery | None = None
         self._stick_sync = StickSync()
         self._helper = helper
@@ -191,19 +186,21 @@ class Control:
                 nursery.start_soon(
                     supervise, log, "stick table sync", self._stick_sync.run, self._registry.broadcast
                 )
-                if self._helper is not None:
-                    nursery.start_soon(self._helper, self)
                 nursery.start_soon(supervise, log, "log of drains", self.drains.run)
                 nursery.start_soon(supervise, log, PUBLISHER_HELPER, self._publisher.run)
                 if self._slot.running:
                     with contained(log, "takeover from the workers"):
                         await self._collect_snapshots()
                     await self._monitor.sync_silently()
+                if self._helper is not None:  # not before it is known what the last control process knew
+                    nursery.start_soon(self._helper, self)
+                if not self._slot.running:
+                    await restore_state(
+                        self._state, self._initial_state, self._backends.values(), self.frontends
+                    )
+                elif self._state is not None:
+                    self._state.allow_writing()  # the workers know what the file has, and more
                 if self._state is not None:
-                    if self._slot.running:
-                        self._state.allow_writing()  # the workers know what the file has, and more
-                    else:
-                        await self._state.restore()
                     nursery.start_soon(supervise, log, "state file", self._state.run)
                 await nursery.start(self._monitor.run)
                 self._settled.set()
@@ -214,7 +211,7 @@ class Control:
             if self._state is not None:
                 await self._state.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
             if self._signals.is_stopping:
-                log.event(STOPPED, "mailproxy has stopped", sessions=self._registry.total_sessions)
+                log.event(STOPPED, "mailproxy has stopped", sessions=self.boards.count_served())
             await log.finish()  # noqa: ASYNC102 - shields itself, with a deadline of its own
 
     async def _cancel_at_end(self, scope: trio.CancelScope) -> None:
@@ -241,8 +238,14 @@ class Control:
         return self._monitor.certificates
 
     @property
+    def terminators(self) -> Mapping[tuple[str, int], Terminator]:
+        """The TLS of binds with the certificates in use, by frontend and index of the bind."""
+        reloader = self._monitor.reloader
+        return reloader.store.bind_terminators if reloader is not None else {}
+
+    @property
     def is_stopping(self) -> bool:
-        """Whether the workers have been sent Drain or Stop."""
+        """Whether the workers drain or stop."""
         return self._signals.is_stopping
 
     def share_stick_entry(self, backend: ControlBackend, key: int, index: int) -> None:
@@ -267,19 +270,34 @@ class Control:
         while (received := await self._slot.supervisor.receive()) is not None:
             with contained(self._log, _SUPERVISOR_HELPER):
                 self._handle_supervisor_message(received, nursery)
+        await self._on_supervisor_gone()
+
+    async def _on_supervisor_gone(self) -> None:
+        """Drain, since no process would be replaced, and make room for a fresh start."""
         self.reloads.on_supervisor_gone()
-        self._signals.drain()  # the supervisor is gone, and no worker would be replaced
+        self._signals.drain()
         self._check_ended()
+        self.handover.released.set()
+        if self._state is not None:
+            await self._state.finish()
+            self._state.forbid_writing()  # the file is the next proxy's
 
     def _handle_supervisor_message(self, received: Received[Message], nursery: trio.Nursery) -> None:
         match received.message:
             case WorkerChannel(slot, pid):
                 self._add_worker(received.sockets[0], slot, pid, nursery)
             case SignalReceived(number):
+                if number == HANDED_OVER:
+                    self.handover.on_completed()
+                    self._signals.drain(self.handover.unused)
                 self._signals.handle(number, nursery)
                 self._check_ended()
             case ProcessExit():
+                if received.message.slot is not None and received.message.is_replaced:
+                    self.boards.count_restart()
                 _log_exit(self._log, received.message)
+            case HandoverFailed(reason):
+                log_handover_failed(self._log, reason)
             case ReloadAnswer():
                 self.reloads.on_answer(received)
             case ReloadFailed(reason):
@@ -326,12 +344,12 @@ class Control:
                 for backend in self._backends.named(name):
                     if (server := backend.numbered(number)) is not None:
                         backend.observe(server, host, reason)
-            case CounterUpdates():
-                apply_counters(worker.counts, message)
+            case RecentRecords():
+                self._registry.add_records(message)
             case Sessions():
                 self._registry.add_sessions(message)
-            case TrafficUpdates():
-                apply_traffic(worker.traffic, message)
+            case Records():
+                self.feed.on_records(message)
             case FrontendUpdates():
                 if not self._settled.is_set():
                     self.frontends.take_over(message)
@@ -370,7 +388,7 @@ class Control:
         if ready.local or sum(worker.is_ready for worker in self._registry.workers) < self.workers:
             return
         ready.local = 1
-        self._log_listening(self._listener_infos)
+        self._log_listening(self.listener_infos)
         self._log.event(READY, "mailproxy is ready", workers=self.workers)
 
     def _log_listening(self, infos: Iterable[ListenerInfo]) -> None:
@@ -384,6 +402,7 @@ class Control:
         """Send a worker the state of all servers. It accepts connections then."""
         await send_snapshots(worker.channel, self._backends.values(), ServerUpdates)
         await worker.channel.send(self.frontends.message())
+        await worker.channel.send(self.feed.message)
         if worker.is_new:
             for backend in self._backends.values():
                 for message in dump_table(backend):
@@ -425,12 +444,11 @@ class Control:
             reloader=CertificateReloader(config, store, stage=True) if store.files else None,
         )
         self.frontends.reconfigure(config)
-        self._registry.retire_absent(config)
         if self._state is not None:
             self._state.reconfigure(self._backends)
-        known = {(each.frontend, each.address) for each in self._listener_infos}
+        known = {(each.frontend, each.address) for each in self.listener_infos}
         self._log_listening([each for each in commit.listeners if (each.frontend, each.address) not in known])
-        self._listener_infos = commit.listeners
+        self.listener_infos = commit.listeners
         self.config, self.workers, self.generation = config, commit.workers, commit.generation
         assert self._nursery is not None  # noqa: S101 - reloads are made while it runs
         for backend in added:

@@ -6,7 +6,8 @@ from attrs import define, field
 
 from mailproxy.config import Config
 from mailproxy.proxy.frontend import FrontendState
-from mailproxy.workers.admin_messages import (
+from mailproxy.proxy.state import FrontendsRecord
+from mailproxy.workers.messages import (
     FrontendUpdates,
 )
 
@@ -37,6 +38,21 @@ class FrontendWishes:
             name: FrontendWish(FrontendState.OPEN, frontend.max_sessions)
             for name, frontend in self.config.frontends.items()
         }
+
+    def capture_frontends(self) -> FrontendsRecord:
+        """Return what the operator has set, for the state file."""
+        wishes = {
+            name: (each.state is FrontendState.PAUSED, each.limit) for name, each in self.frontends.items()
+        }
+        return FrontendsRecord.of(self.config, wishes, self.max_sessions)
+
+    def apply_frontends(self, record: FrontendsRecord) -> None:
+        """Set what the operator had set in an earlier process, before the workers get it."""
+        for name, is_paused, limit in record.wishes(self.config):
+            self.frontends[name].limit = limit
+            if is_paused:
+                self.frontends[name].state = FrontendState.PAUSED
+        self.max_sessions = record.limit(self.config)
 
     def reconfigure(self, config: Config) -> None:
         """Use another configuration. What the operator wants stays until the file's own value changes."""

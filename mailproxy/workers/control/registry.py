@@ -6,20 +6,15 @@ from collections.abc import Hashable
 
 from attrs import evolve
 
-from mailproxy.config import Config
-from mailproxy.pool import Counts
-from mailproxy.proxy.backend.server import BackendServer
-from mailproxy.proxy.stats import Traffic
-from mailproxy.workers.admin_messages import (
-    Sessions,
-)
 from mailproxy.workers.control.worker_handle import PendingAcks, WorkerHandle
-from mailproxy.workers.counters import Totals, TrafficTotals
 from mailproxy.workers.messages import (
     Ack,
     AckedMessage,
     Message,
+    RecentRecords,
+    Sessions,
 )
+from mailproxy.workers.records import unpack
 
 
 class WorkerRegistry:
@@ -31,8 +26,6 @@ class WorkerRegistry:
 
     def __init__(self) -> None:
         self.workers: list[WorkerHandle] = []
-        self._totals = Totals()
-        self._traffic = TrafficTotals()
         self._pending: dict[int, PendingAcks] = {}
         self._last_number = 0
 
@@ -41,36 +34,10 @@ class WorkerRegistry:
         self.workers.append(worker)
 
     def remove(self, worker: WorkerHandle) -> None:
-        """Remove a worker that is gone. Its counters stay, and its acknowledgements are not waited for."""
+        """Remove a worker that is gone. Its acknowledgements are not waited for."""
         self.workers.remove(worker)
-        self._totals.absorb(worker.counts)
-        self._traffic.absorb(worker.traffic)
         for acks in self._pending.values():
             acks.ack(worker)
-
-    @property
-    def total_sessions(self) -> int:
-        """The number of sessions that servers have had, over all workers that this control process knew."""
-        return self._totals.sessions(worker.counts for worker in self.workers)
-
-    def counts(self, backend: str, server: BackendServer) -> Counts:
-        """Return what has happened at a server, over all workers that this control process knew."""
-        return self._totals.of(backend, server, [worker.counts for worker in self.workers])
-
-    def retire_absent(self, config: Config) -> None:
-        """Forget the counters of what a configuration has no longer. It counts from 0 if it comes back."""
-        servers = {(name, each.name) for name, table in config.backends.items() for each in table.servers}
-        self._totals.retire(servers, [worker.counts for worker in self.workers])
-        traffic = {
-            *(("frontend", "", name) for name in config.frontends),
-            *(("backend", "", name) for name in config.backends),
-            *(("server", backend, name) for backend, name in servers),
-        }
-        self._traffic.retire(traffic, [worker.traffic for worker in self.workers])
-
-    def traffic(self, kind: str, owner: str, name: str) -> Traffic:
-        """Return what sessions have come to, over all workers that this control process knew."""
-        return self._traffic.of((kind, owner, name), [worker.traffic for worker in self.workers])
 
     def broadcast(self, message: Message, *, replaces: Hashable = None) -> None:
         """Queue a message for every worker. ``replaces`` as in `Channel.send_nowait`."""
@@ -106,6 +73,11 @@ class WorkerRegistry:
         """Take sessions that were asked for. Those that come after the timeout are ignored."""
         if (acks := self._pending.get(message.request)) is not None:
             acks.sessions.extend(message.sessions)
+
+    def add_records(self, message: RecentRecords) -> None:
+        """Take records that were asked for, likewise."""
+        if (acks := self._pending.get(message.request)) is not None:
+            acks.records.extend(map(unpack, message.records))
 
     async def wait_for_acks(self, acks: PendingAcks, seconds: float) -> None:
         """Wait for acknowledgements, up to a timeout."""

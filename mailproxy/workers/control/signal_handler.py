@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import trio
 
@@ -60,7 +60,7 @@ class SignalHandler:
     def handle(self, number: int, nursery: trio.Nursery) -> None:
         """Act on a signal. Tasks that wait for workers run in ``nursery``."""
         match signal_action(number, is_draining=self._is_draining):
-            case SignalAction.DRAIN:
+            case SignalAction.DRAIN | SignalAction.HAND_OVER:
                 self.drain()
             case SignalAction.STOP:
                 self._stop()
@@ -72,11 +72,15 @@ class SignalHandler:
             case SignalAction.IGNORE:
                 log_ignored(self._log)
 
-    def drain(self) -> None:
-        """Have all workers drain, unless they drain or stop already."""
+    def drain(self, closed: Collection[str] = ()) -> None:
+        """Have all workers drain, unless they drain or stop already.
+
+        Args:
+            closed: Addresses at which no other proxy listens. What waits there is accepted first.
+        """
         if self._order is None:
             seconds = self._config().process.drain_timeout
-            self._order, self._is_draining = Drain(seconds), True
+            self._order, self._is_draining = Drain(seconds, tuple(closed)), True
             log_draining(self._log, self._count_sessions(), seconds)
             self._registry.broadcast(self._order, replaces=Drain)
 

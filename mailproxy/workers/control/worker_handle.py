@@ -6,10 +6,8 @@ import trio
 from attrs import define, field
 
 from mailproxy.ipc.channel import Channel
-from mailproxy.pool import Counts
+from mailproxy.log import Record
 from mailproxy.proxy.session.summary import SessionSummary
-from mailproxy.proxy.stats import Traffic, TrafficKey
-from mailproxy.workers.counters import ServerKey
 from mailproxy.workers.messages import Message
 
 
@@ -27,8 +25,6 @@ class WorkerHandle:
         is_leaving: Whether a reload has made the workers fewer, and it drains.
         generation: The number of the configuration that it uses.
         is_unresponsive: Whether it has missed an acknowledgement and has sent nothing since.
-        counts: What it has counted of servers.
-        traffic: What its sessions have come to.
     """
 
     channel: Channel[Message] = field(repr=False)
@@ -40,8 +36,6 @@ class WorkerHandle:
     is_leaving: bool = False
     generation: int = 1
     is_unresponsive: bool = False
-    counts: dict[ServerKey, Counts] = field(factory=dict, repr=False)
-    traffic: dict[TrafficKey, Traffic] = field(factory=dict, repr=False)
 
     @property
     def name(self) -> str:
@@ -57,11 +51,13 @@ class PendingAcks:
         waiting_for: The workers that have not acknowledged it yet.
         requeued: The sum of the sessions that the acknowledgements name.
         sessions: The sessions that workers have sent before they acknowledged.
+        records: What they have logged last, likewise.
     """
 
     waiting_for: set[WorkerHandle]
     requeued: int = 0
     sessions: list[SessionSummary] = field(factory=list)
+    records: list[Record] = field(factory=list)
     _complete: trio.Event = field(factory=trio.Event)
 
     def __attrs_post_init__(self) -> None:

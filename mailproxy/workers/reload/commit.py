@@ -92,7 +92,7 @@ def prepare_commit(
     try:
         setup.scoreboard.check(config, workers)
     except LayoutFullError as error:
-        raise config.error([Fault("", str(error))]) from None
+        raise config.error([Fault(error.path, str(error))]) from None
     prepared = prepare(config, previous, is_log_new=config.log != setup.config.log, shares_log=True)
     handover = None
     try:

@@ -162,7 +162,6 @@ class Follower:
     def _use(self, config: Config, incoming: _Incoming, prepared: Prepared) -> None:
         """Use a configuration in one step, without a wait."""
         service, parts, store = self.service, self.parts, prepared.store
-        self.client.send_counters()  # those of servers that go now
         self.scoreboard.reconfigure(config, incoming.document.workers)
         parts.use_counters(self.scoreboard.counters(self.slot))
         contexts = store.server_contexts

@@ -27,7 +27,15 @@ _SPARE_TABLES = 4
 
 
 class LayoutFullError(Exception):
-    """There is no room for a configuration. The message says for what, and the remedy."""
+    """There is no room for a configuration. The message says for what, and the remedy.
+
+    Attributes:
+        path: The key that asks for too much; empty if there are several.
+    """
+
+    def __init__(self, message: str, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
 
 
 @define(eq=False)

@@ -1,12 +1,17 @@
-"""The supervisor's watchdog: it finds a child whose trio loop has stopped by its heartbeat.
+"""Watchdogs: the supervisor's, and that of the service manager which it feeds.
 
-It counts its checks, not seconds. If the supervisor itself was stopped, the machine was suspended, or the
+The supervisor finds a child whose trio loop has stopped by its heartbeat. It counts its checks, not seconds. If the supervisor itself was stopped, the machine was suspended, or the
 supervisor comes late because the machine is busy, all of that time counts as one check at most.
 """
 
 from __future__ import annotations
 
-from attrs import define
+import math
+import time
+
+from attrs import define, field
+
+from mailproxy.net.notify import notify_alive, watchdog_interval
 
 CHECK_INTERVAL_S = 1.0
 # A loop counts once a second, so load alone does not explain this many checks without a beat.
@@ -33,3 +38,26 @@ class Pulse:
             return False
         self.silent_checks += 1
         return self.silent_checks >= (_HUNG_CHECKS if beats else _STARTING_CHECKS)
+
+
+@define
+class ManagerWatchdog:
+    """The service manager's watchdog, which watches the supervisor as that one watches its children.
+
+    Attributes:
+        due: The moment of the next message on the monotonic clock; infinity without a watchdog.
+    """
+
+    due: float = field(default=0.0, init=False)
+    _interval: float | None = field(factory=watchdog_interval, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self._interval is None:
+            self.due = math.inf
+
+    def notify_if_due(self) -> None:
+        """Report to the service manager that the supervisor runs, if it is time."""
+        now = time.monotonic()
+        if self._interval is not None and now >= self.due:
+            self.due = now + self._interval
+            notify_alive()

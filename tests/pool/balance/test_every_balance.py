@@ -151,3 +151,18 @@ def test_leastconn_turns_continue_without_removed_server(removed: int) -> None:
     balance.set_servers(remaining)
     turns = {0: ["s1", "s2", "s1"], 1: ["s2", "s0", "s2"], 2: ["s1", "s0", "s1"]}
     assert names(balance.choose() for _ in range(3)) == turns[removed]
+
+
+@given(kinds, loads, keys)
+def test_choice_is_one_of_the_candidates(
+    kind: int, specs: list[tuple[int, int, int]], key: bytes | None
+) -> None:
+    servers = loaded(specs)
+    balance = balances(servers)[kind]
+    for _ in range(5):
+        candidates = balance.candidates(key)
+        assert balance.candidates(key) == candidates  # to ask changes nothing
+        chosen = balance.choose(key)
+        assert chosen in candidates if chosen is not None else not candidates
+        if chosen is not None:
+            chosen.add_session()

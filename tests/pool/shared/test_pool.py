@@ -21,6 +21,7 @@ from mailproxy.pool import (
     SharedTurnOrder,
     Waiter,
 )
+from tests.support.pool_invariants import assert_invariants
 from tests.support.pool_servers import ADDRESS
 
 SECOND = 1_000_000_000
@@ -224,7 +225,7 @@ def test_queue_of_all_workers_is_fifo(slots: int, steps: list[tuple[str, int]]) 
             group.pools[owner].cancel(waiter)
         group.serve_wakeups()
         for pool in group.pools:
-            pool.assert_invariants()
+            assert_invariants(pool)
         while queue and queue[0][1].server is not None:
             owner, waiter = queue.pop(0)
             assert waiter.server is not None

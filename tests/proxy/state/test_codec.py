@@ -9,6 +9,7 @@ import pytest
 from attrs import evolve
 
 from mailproxy.proxy.state.codec import StateError, decode, encode
+from mailproxy.proxy.state.frontends import FrontendRecord, FrontendsRecord
 from mailproxy.proxy.state.value import BackendRecord, ProxyState, ServerRecord, StickRecord
 
 PLAIN = ServerRecord(address="192.0.2.1:143", wishes={}, is_vacated=False, health=None, up_for=None)
@@ -23,7 +24,12 @@ STATE = ProxyState(
                 "d1": PLAIN,
                 "d2": ServerRecord(
                     address="imap.example.com:143",
-                    wishes={"state": ("drain", "ready"), "weight": (256, 1), "max_sessions": (0, 10)},
+                    wishes={
+                        "state": ("drain", "ready"),
+                        "weight": (256, 1),
+                        "max_sessions": (0, 10),
+                        "check_port": (10143, 0),
+                    },
                     is_vacated=True,
                     health=(3, 2, 3),
                     up_for=1.5,
@@ -33,6 +39,7 @@ STATE = ProxyState(
         ),
         "postfix": BackendRecord(servers={"p": PLAIN}, stick=None),
     },
+    FrontendsRecord({"imap": FrontendRecord(True, 90, 0), "smtp": FrontendRecord(False, 0, 50)}, 400, 300),
 )
 
 
@@ -51,6 +58,14 @@ def test_many_entries_are_split_into_lines() -> None:
     lines = lines_of(state)
     assert len(lines) == 6
     assert decode(lines) == state
+
+
+def test_state_of_a_program_that_kept_no_frontends() -> None:
+    head, *rest = lines_of(STATE)
+    values = {
+        key: value for key, value in json.loads(head).items() if key not in ("frontends", "max_sessions")
+    }
+    assert decode([json.dumps(values).encode(), *rest]) == evolve(STATE, frontends=FrontendsRecord())
 
 
 @pytest.mark.parametrize("number", range(len(lines_of(STATE))))
@@ -135,7 +150,7 @@ def test_keys_of_a_later_version_are_ignored() -> None:
     """The version changes only when old programs would understand something wrongly."""
     lines = lines_of(STATE)
     head = json.loads(lines[0])
-    head["frontends"] = {}
+    head["listeners"] = {}
     server = head["backends"]["postfix"]["servers"]["p"]
     server["colour"], server["wishes"]["colour"] = "blue", ["red", "blue"]
     assert decode([json.dumps(head).encode(), *lines[1:]]) == STATE

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 import mailproxy
 from mailproxy.log import Log
@@ -17,7 +19,7 @@ from mailproxy.proxy.state import StateKeeper
 from tests.process.test_odd_circumstances import needs_root
 from tests.support.proxy.backend_cluster import BackendCluster
 from tests.support.proxy.proxy_harness import Line, ProxyHarness
-from tests.support.timeouts import wait_until
+from tests.support.timeouts import TIMEOUT_S, wait_until
 
 HOST_1, HOST_2 = "192.0.2.1", "192.0.2.2"
 
@@ -255,3 +257,33 @@ async def test_process_that_has_not_read_the_file_does_not_write_it(file: Path) 
     await keeper.restore()
     await keeper.finish()
     assert read(file) != b"precious"
+
+
+async def test_abandoned_write_does_not_replace_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk hangs in the minute's write, which the stop abandons."""
+    begun, released = threading.Event(), threading.Event()
+    written: list[int] = []
+
+    def slow_replace(*_: object) -> None:
+        number = 2 if begun.is_set() else 1
+        begun.set()
+        if number == 1:
+            released.wait(TIMEOUT_S)
+        written.append(number)
+
+    monkeypatch.setattr("mailproxy.proxy.state.keeper.replace", slow_replace)
+    monkeypatch.setattr("mailproxy.proxy.state.keeper._INTERVAL_S", 0.001)
+    keeper = StateKeeper(tmp_path / "state", {}, max_age=300, log=Log([]))
+    keeper.allow_writing()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await wait_until(begun.is_set)
+        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.finish)
+        await trio.testing.wait_all_tasks_blocked(cushion=0.1)
+        assert written == []
+        released.set()
+    assert written == [1, 2]

@@ -144,6 +144,7 @@ class ClusterProxy(Mailproxy):
         *,
         on_marked_down: str = "none",
         checks: bool = True,
+        more: str = "",
     ) -> None:
         self.ca = cluster.authority.ca
         self.ports = dict(zip(BACKENDS, free_ports(len(BACKENDS), [HOST]), strict=True))
@@ -166,7 +167,7 @@ class ClusterProxy(Mailproxy):
             for backend in BACKENDS
         )
         log = '[log]\nformat = "tcplog"\nto = "stdout"\n'
-        super().__init__(log + text, folder, [(HOST, port) for port in self.ports.values()])
+        super().__init__(log + more + text, folder, [(HOST, port) for port in self.ports.values()])
 
     def wait_for(
         self, name: str, state: str, backends: Sequence[str] = ("clear", "secure")
