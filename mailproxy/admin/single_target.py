@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 import trio
 
 from mailproxy.admin.target import FrontendFigures, ProcessState, Recent
+from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.log import Follower
 from mailproxy.metrics.figures import Figures
 from mailproxy.metrics.servers import SERVER
-from mailproxy.metrics.traffic import Traffic
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts, read_counts
 from mailproxy.proxy.backend.backend import Backend
@@ -72,6 +72,11 @@ class SingleTarget:
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
         return self._monitor.certificates
+
+    @property
+    def certificate_store(self) -> CertificateStore | None:
+        """The TLS files in use; None if the configuration names none."""
+        return self._monitor.certificate_store
 
     @property
     def view(self) -> View:
@@ -161,14 +166,6 @@ class SingleTarget:
             limit=frontend.limit,
             traffic=self._figures.frontend(name),
         )
-
-    def backend_traffic(self, backend: Backend) -> Traffic:
-        """Return what the sessions of a backend have come to."""
-        return self._figures.backend(backend.name)
-
-    def server_traffic(self, backend: Backend, server: BackendServer) -> Traffic:
-        """Return what the sessions of a server have come to."""
-        return self._figures.server(backend.name, server.name)
 
     def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""

@@ -290,7 +290,7 @@ def _check_certificates(
 ) -> Iterator[Fault]:
     for path, certificate in certificates:
         file, key = certificate.path, certificate.key or certificate.path
-        if key.stat().st_mode & 0o004:
+        if _others_may_read(key):
             yield Fault(path, f"{display_path(key)}: every user can read this private key: chmod o-r")
         for needed in dict.fromkeys((file, key)):
             if (barrier := unreadable_part(process, needed)) is not None:
@@ -324,11 +324,19 @@ def _check_admin_sockets(config: Config) -> Iterator[Fault]:
 
 def _check_token(config: Config) -> Iterator[Fault]:
     file = config.admin.token_file
-    if file is not None and file.stat().st_mode & 0o004:
+    if file is not None and _others_may_read(file):
         yield Fault(
             ROOT_PATH / "admin" / "token_file",
             f"{display_path(file)}: every user of this machine can read it, and give the proxy commands: chmod o-r",
         )
+
+
+def _others_may_read(file: Path) -> bool:
+    """Whether every user may read a file. One that this process cannot reach is not readable for all, either."""
+    try:
+        return bool(file.stat().st_mode & 0o004)
+    except OSError:
+        return False
 
 
 def _check_process(config: Config) -> Iterator[Fault]:

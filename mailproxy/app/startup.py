@@ -106,8 +106,7 @@ def open_all(
 def _open_admin(config: Config, store: CertificateStore, passed: PassedSockets) -> AdminListeners:
     sockets = open_admin_sockets(config, passed)
     try:
-        advice = advise(config, store) if config.admin.http is not None else ()
-        return AdminListeners(sockets, open_http(config, store, advice, passed))
+        return AdminListeners(sockets, open_http(config, store, advise, passed))
     except BaseException:
         close_admin_sockets(sockets)
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import mailproxy
@@ -111,15 +112,25 @@ def test_what_needs_a_restart_is_named_and_stays() -> None:
     changes = {
         "process.user": "nobody",
         "process.relay": "portable",
+        "admin": {"http": "127.0.0.1:8405", "token_file": "token"},
+        "tracing": {"otlp": "http://127.0.0.1:4318"},
         "frontends.imap.bind": [{"address": "*:143", "free_bind": True, "backlog": 9}, "127.0.0.1:0"],
     }
     found = difference(changes)
     assert found.needs_restart == (
         "~ process.relay: auto -> portable",
         "~ process.user: none -> nobody",
+        "~ tracing.otlp: none -> http://127.0.0.1:4318",
+        "~ admin.http: none -> 127.0.0.1:8405",
+        f"~ admin.token_file: none -> {Path.cwd() / 'token'}",
         "~ bind imap *:143 free_bind: false -> true",
     )
     assert found.changes == ("~ bind imap *:143 backlog: 1024 -> 9",)
-    assert found.config.process == mailproxy.from_mapping(BASE).process
+    base = mailproxy.from_mapping(BASE)
+    assert (found.config.process, found.config.admin, found.config.tracing) == (
+        base.process,
+        base.admin,
+        base.tracing,
+    )
     assert not found.config.frontends["imap"].bind[0].free_bind
     assert found.config.frontends["imap"].bind[0].backlog == 9

@@ -34,7 +34,7 @@ def describe_timeouts(answer: Explanation, frontend: config.Frontend, backend: c
     """Add the timeouts of a session that is connected."""
     client, server = write_duration(frontend.timeouts.client), write_duration(backend.timeouts.server)
     half = write_duration(frontend.timeouts.half_closed)
-    answer.say(
+    answer.add_step(
         f"Once connected, it ends after {client} without a byte from or to the client (timeouts.client), {server} from "
         f"or to the server (timeouts.server), and {half} after one side has closed (timeouts.half_closed)."
     )

@@ -14,6 +14,7 @@ from random import SystemRandom
 import trio
 
 from mailproxy.certificates.reloader import CertificateReloader
+from mailproxy.certificates.store import CertificateStore
 from mailproxy.certificates.watcher import log_rejected
 from mailproxy.config import Config
 from mailproxy.errors import Fault
@@ -238,10 +239,15 @@ class Control:
         return self._monitor.certificates
 
     @property
+    def certificate_store(self) -> CertificateStore | None:
+        """The TLS files in use; None if the configuration names none."""
+        return self._monitor.certificate_store
+
+    @property
     def terminators(self) -> Mapping[tuple[str, int], Terminator]:
         """The TLS of binds with the certificates in use, by frontend and index of the bind."""
-        reloader = self._monitor.reloader
-        return reloader.store.bind_terminators if reloader is not None else {}
+        store = self.certificate_store
+        return store.bind_terminators if store is not None else {}
 
     @property
     def is_stopping(self) -> bool:

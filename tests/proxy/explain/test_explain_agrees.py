@@ -297,10 +297,10 @@ async def compare(generator: Generator, config: mailproxy.Config, proxy: mailpro
             explained[session] = explanation
             if not visit.is_held:
                 await held.aclose()
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 while not visit.is_held and len(records) < len(explained):  # noqa: ASYNC110 - a count
                     await trio.sleep(0.001)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         while len(records) < len(explained):  # noqa: ASYNC110 - a count, not an event
             await trio.sleep(0.001)
     for session, explanation in explained.items():

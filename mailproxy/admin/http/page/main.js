@@ -11,7 +11,6 @@ const INTERVAL_MS = 2000;
 const byId = (id) => document.getElementById(id);
 
 let status = null;  // what was drawn last
-let etag = "";
 let timer = 0;
 let isAsking = false;
 
@@ -31,16 +30,13 @@ async function poll() {
 async function fetchStatus() {
   let response;
   try {
-    const headers = etag ? { "If-None-Match": etag } : {};
-    response = await fetch("/api/status", { headers, signal: AbortSignal.timeout(10_000) });
-    if (response.status === 304) return "";
+    response = await fetch("/api/status", { signal: AbortSignal.timeout(10_000) });
     if (response.status === 401) return "The proxy asks for the token: load this page again.";
     if (!response.ok) return `The proxy answers with the error ${response.status}.`;
     status = await response.json();
   } catch {
     return "The proxy does not answer.";
   }
-  etag = response.headers.get("etag") ?? "";
   draw();
   return "";
 }
