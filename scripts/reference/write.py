@@ -402,9 +402,9 @@ def main() -> None:
     (ROOT / "docs" / "man").mkdir(exist_ok=True)
     (ROOT / "docs" / "man" / "mailproxy.1").write_text(command_manual())
     (ROOT / "docs" / "man" / "mailproxy.toml.5").write_text(configuration_manual())
-    for program in MIGRATION:
-        page = ROOT / "docs" / f"from-{program}.md"
-        page.write_text(with_directives(program, page.read_text()))
+    for source in MIGRATION:
+        page = ROOT / "docs" / f"from-{source}.md"
+        page.write_text(with_directives(source, page.read_text()))
     completions = ROOT / "docs" / "completion"
     completions.mkdir(exist_ok=True)
     (completions / "mailproxy.bash").write_text(bash_completion())
