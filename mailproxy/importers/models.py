@@ -14,9 +14,14 @@ from mailproxy.config.fields import Key, keys_of
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Path, Table, Value
 
-SECTIONS = ("process", "log", "admin", "acme", "defaults", "profiles", "frontends", "backends")
+SECTIONS = ("process", "log", "admin", "metrics", "acme", "defaults", "profiles", "frontends", "backends")
 _KINDS = {"frontend": model.Frontend, "bind": model.Bind, "backend": model.Backend, "server": model.Server}
-_SINGLE = {"process": model.Process, "log": model.Log, "admin": model.Admin}
+_SINGLE = {
+    "process": model.Process,
+    "log": model.Log,
+    "admin": model.Admin,
+    "metrics": model.Metrics,
+}
 
 HAS_TLS13_SUITES = sys.version_info >= (3, 15)
 """Whether the ssl module can choose the cipher suites of TLS 1.3, and several groups."""
@@ -61,11 +66,6 @@ def supports(table_type: type, name: str, value: object) -> bool:
 def has_acme() -> bool:
     """Whether this version obtains certificates."""
     return key_of(model.FrontendTls, "acme") is not None
-
-
-def has_http() -> bool:
-    """Whether this version has metrics and a status page."""
-    return supports(model.Admin, "http", "127.0.0.1:1")
 
 
 def leave_out_unsupported(context: Context) -> None:

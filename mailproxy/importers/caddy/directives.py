@@ -39,8 +39,8 @@ STRUCTURE = Group[Handler]("Structure", (
     _row("`caddy validate`", "`mailproxy check FILE`; with `--live` it also checks the servers"),
     _row("`caddy run`, `caddy stop`", "`mailproxy run FILE`, SIGTERM"),
     _row("`caddy reload`", "`mailproxy ctl reload`, SIGHUP; see [Reload](reload.md)"),
-    _row("admin API", "[Admin socket](admin-socket.md)"),
-    _row("`grace_period`", "`drain_timeout` of the process"),
+    _row("admin API", "[HTTP](http.md) and the [admin socket](admin-socket.md), which take no configuration"),
+    _row("`grace_period`", "for HTTP only; sessions have `drain_timeout` of the process"),
 ))  # fmt: skip
 MATCHERS = Group[Handler]("Matchers", (
     _row("`tls sni NAME…`", "`routes` with `sni`"),
@@ -96,7 +96,7 @@ PROXY = Group[Handler]("Proxy", (
     _key("unhealthy_connection_count", meaning="`max_sessions` of a server"),
     _key("local_addr", meaning="`source` of a backend"),
     _key("resolver_preference", meaning="`resolve_prefer`"),
-    _row("metrics", "not yet"),
+    _row("`metrics`", "`[admin] http`: [metrics](metrics.md) and a [status page](status-page.md)"),
 ))  # fmt: skip
 PAGE_GROUPS = (STRUCTURE, MATCHERS, HANDLERS, PROXY)
 OPTIONS = index(PROXY)

@@ -11,6 +11,11 @@ from mailproxy.importers.context import Context
 
 _HOST = re.compile(r"(?:https?://)?((?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+)(?::\d+)?(?:/.*)?")
 
+_OPTIONS = {
+    "metrics": "[admin] http has metrics here, if you give it an address",
+    "grace_period": "is for HTTP in Caddy: sessions have drain_timeout of [process] here",
+}
+
 
 def read_caddyfile(segments: Sequence[Segment], context: Context, certificates: Certificates) -> list[Server]:
     """Return the layer4 servers of a Caddyfile.
@@ -56,7 +61,8 @@ def _options(segment: Segment, context: Context, certificates: Certificates) -> 
             certificates.options[option.name] = Option(option.arguments, option.place, option.take_comments())
             context.settle(option.place)
         else:
-            context.report.note(option.place, option.name, "not needed: an option of Caddy itself or of HTTP")
+            fact = _OPTIONS.get(option.name, "not needed: an option of Caddy itself or of HTTP")
+            context.report.note(option.place, option.name, fact)
 
 
 def _wrappers(option: Segment, context: Context) -> Iterator[Server]:

@@ -277,6 +277,8 @@ BINDS = Group[Handler]("Parameters of `bind`", (
     Directive(("ssl",), '`mode = "tls"`. `mode = "passthrough"` passes TLS, `"forward"` passes all bytes', _ssl),
     Directive(("crt",), "`certificates`, files and folders; reloaded when they change", _certificate, shown="`crt FILE`, `crt DIRECTORY`, `FILE.key`", arguments=1),
     Directive(("crt-list",), "`certificates` for the files; options for single names are not here", _certificate_list, arguments=1),
+    Directive((), "not needed: certificates of both kinds for one name are served side by side", shown="`FILE.rsa`, `FILE.ecdsa`"),
+    Directive((), "not here: no OCSP stapling; put the chain into the file", shown="`FILE.ocsp`, `FILE.sctl`, `FILE.issuer`"),
     *(Directive(each.names, each.meaning, None if each.handle is None else _tls(each.handle), kind=each.kind, shown=each.shown, arguments=each.arguments)
       for each in CLIENT_TLS.directives),
     loss("transparent", meaning="not here; `free_bind` binds an address that is not there yet"),

@@ -25,7 +25,7 @@ from mailproxy.importers.trim import backends_of
 
 _OTHER_SECTIONS = {
     "peers": "stick tables of several proxies are not joined here: balance = source gives the same server at each",
-    "mailers": "not here: let your monitoring read the log",
+    "mailers": "not here: let Prometheus alert on the metrics of [admin] http",
     "resolvers": "the system's resolver is used",
 }
 
@@ -174,7 +174,7 @@ def _proxy(section: Section, parent: Proxy | None, http: list[Section], context:
         proxy.single.get("mode"),
     )
     if mode is not None and mode.arguments[0] not in ("tcp", "spop"):
-        translate_stats(section, proxy, context)
+        translate_stats(section, context)
         http.append(section)
         _settle(section, context)
         return None

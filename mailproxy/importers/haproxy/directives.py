@@ -136,8 +136,9 @@ SECTIONS = Group[Handler]("Sections", (
     Directive((), "`[backends.NAME]`, `servers` of a backend", shown="`backend`, `server`"),
     Directive((), "a frontend and a backend", shown="`listen`"),
     Directive(("mode",), "TCP always. Sections with `mode http …` are named and left out", _settled),
-    Directive(("bind",), "`bind` of a frontend; a list of addresses or a range of ports is several", _many),
-    Directive(("server",), "`servers` of a backend; an address without a port: the client's port, or `port` of a backend", _server),
+    Directive(("bind",), '`address` of a bind: `"*:143"`, `"[::]:993"`, `"unix:/path"`, `"fd:3"` or `"fd:NAME"`; a list of addresses or a range of ports is several binds', _many,
+              shown="`bind *:143`, `bind :::993 v4v6`, `bind /path`, `bind fd@3`"),
+    Directive(("server",), "`servers` of a backend; an address without a port: the client's port, or `port` of a backend. `host:+N` is written out if there is one port", _server),
     Directive(("server-template",), "one server for each machine; the addresses of a name are tried in order", _server),
     Directive(("default-server",), "the same keys in the backend: `tls`, `send_proxy`, `check` and others", _many),
     Directive(("default_backend",), "`backend` of a frontend", _once),
@@ -165,9 +166,11 @@ FRONTENDS = Group[Handler]("Frontends", (
     note("option socket-stats", meaning="not here; each line of the log has the bind's name in `json`"),
     note("option contstats", meaning="not needed: `show stat` has the bytes of open sessions"),
     loss("monitor-net", "monitor fail", "monitor-uri", meaning="not here"),
-    loss("stats enable", "stats uri", "stats auth", "stats realm", "stats refresh", "stats admin", "stats hide-version", "stats show-legends", "stats show-node",
+    note("stats enable", "stats uri", "stats auth", "stats realm", "stats refresh", "stats admin", "stats hide-version", "stats show-legends", "stats show-node",
          "stats show-desc", "stats show-modules", "stats scope", "stats http-request", "stats",
-         meaning="`[admin] http`: metrics and a status page", shown="`stats enable`, `stats uri`, `stats auth` and others"),
+         meaning="only in HTTP sections, where it becomes `[admin] http`: a [status page](status-page.md) and [metrics](metrics.md)", shown="`stats enable`, `stats uri`, `stats auth` and others"),
+    Directive((), "`[admin] http`, and `[metrics] haproxy_names = true` for HAProxy's names", shown="`http-request use-service prometheus-exporter`"),
+    Directive((), "[HTTP](http.md) is on a loopback address, or has `tls` and `token_file`", shown="address and `auth` of a statistics page"),
     loss("tcp-response", "filter", "declare", "http-after-response", "use-server", "use-fcgi-app", "monitor", "email-alert", "quic-initial",
          meaning="not here", shown="`tcp-response`, `filter`, `declare`, `use-server`, `email-alert`"),
 ))  # fmt: skip
@@ -186,8 +189,9 @@ BACKENDS = Group[Handler]("Backends", (
               shown="`stick on`, `stick match`, `stick store-request`; `nopurge`, `srvkey`, `write-to`"),
     note("option abortonclose", meaning="always: a client that leaves while it waits ends its session"),
     note("option nolinger", "option splice-auto", "option splice-request", "option splice-response", "option tcp-smart-accept", "option tcp-smart-connect",
-         "option independent-streams", "option prefer-last-server", "option persist", "option idle-close-on-response", "option use-small-buffers",
-         meaning="not needed", shown="`option nolinger`, `splice-auto`, `tcp-smart-connect`, `independent-streams`, `prefer-last-server`, `persist`"),
+         "option prefer-last-server", "option persist", "option idle-close-on-response", "option use-small-buffers",
+         meaning="not needed", shown="`option nolinger`, `splice-auto`, `tcp-smart-connect`, `prefer-last-server`, `persist`"),
+    note("option independent-streams", meaning="not here: bytes in either direction keep a session alive"),
     note("load-server-state-from-file", "server-state-file-name", meaning="`state_file` of the process"),
     loss("option transparent", "dispatch", "option external-check-command", "external-check", "force-persist", "ignore-persist", "persist",
          meaning="not here", shown="`option transparent`, `dispatch`, `force-persist`, `external-check`"),
@@ -215,7 +219,7 @@ TIMEOUTS = Group[Handler]("Timeouts", (
     note("clitimeout", "srvtimeout", "contimeout", meaning="removed from HAProxy, which refuses it: left out"),
 ))  # fmt: skip
 CHECKS = Group[Handler]("Checks", (
-    Directive(("option smtpchk",), '`check = { type = "smtp", hello = "name" }`', _option, shown="`option smtpchk EHLO name`"),
+    Directive(("option smtpchk",), '`check = { type = "smtp", hello = "name" }`; `smtp` is the default in front of SMTP', _option, shown="`option smtpchk EHLO name`"),
     Directive(("option ssl-hello-chk",), '`check = "tls"`: a real handshake', _option),
     Directive(("option tcp-check",), '`check = { type = "script", steps = [ … ] }`; without rules `check = "tcp"`', _option, shown="`option tcp-check` and rules"),
     Directive(("tcp-check",), '`{ connect = { port = 993, tls = true } }`, `{ send = "…\\r\\n" }`, `{ send_hex = "…" }`, `expect`, `expect_regex`, `expect_hex`, with `not = true`', _many,
@@ -243,10 +247,12 @@ LOG = Group[Handler]("Log", (
 OTHERS = Group[Handler]("Other sections", (
     Directive((), "`resolve_interval` for `hold valid`; the system's resolver is used", shown="`resolvers`, `nameserver`, `hold`, `resolve_retries`"),
     Directive((), 'not here; `balance = "source"` gives the same server at each proxy', shown="`peers`"),
-    Directive((), "not here: let your monitoring read the log", shown="`mailers`, `email-alert`"),
+    Directive((), "not here: let Prometheus alert on [metrics](metrics.md)", shown="`mailers`, `email-alert`"),
+    Directive((), "not here: HAProxy's scripts and agents", shown="`lua-load`, `filter spoe`"),
     Directive((), "not here", shown="`userlist`, `cache`, `program`, `ring`, `log-forward`, `http-errors`, `fcgi-app`, `crt-store`"),
     Directive((), "the same: [Admin socket](admin-socket.md)", shown="runtime commands, `socat`, `hatop`"),
     Directive((), "SIGHUP, `mailproxy ctl reload`; see [Reload](reload.md). SIGUSR2 reopens the log here", shown="reload (`SIGUSR2` of the master)"),
+    Directive((), "`mailproxy check FILE`; with `--live` it also checks the servers", shown="`haproxy -c -f FILE`"),
 ))  # fmt: skip
 PROXY_GROUPS = (SECTIONS, FRONTENDS, BACKENDS, TIMEOUTS, CHECKS, LOG)
 PROXY_DIRECTIVES = index(*PROXY_GROUPS)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from attrs import define
 
-from mailproxy.config import model
 from mailproxy.importers.context import Context
 from mailproxy.importers.directive import Directive, Group, index, loss, note
 from mailproxy.importers.draft import Table
@@ -15,7 +14,6 @@ from mailproxy.importers.haproxy.lexer import Line
 from mailproxy.importers.haproxy.settings import Settings
 from mailproxy.importers.haproxy.tls import set_curves, set_suites
 from mailproxy.importers.haproxy.values import duration, number
-from mailproxy.importers.models import key_of
 from mailproxy.importers.place import Origin, Word
 
 _HIDDEN_STATE = "/var/lib/mailproxy/state"
@@ -94,12 +92,7 @@ def _drain(section: Global, line: Line) -> None:
 
 
 def _pid_file(section: Global, line: Line) -> None:
-    if key_of(model.Process, "pid_file") is not None:
-        section.process.set("pid_file", line.arguments[0], line)
-    else:
-        section.context.report.note(
-            line.place, "pidfile", "not needed: the service manager knows the process"
-        )
+    section.process.set("pid_file", line.arguments[0], line)
 
 
 def _state_file(section: Global, line: Line) -> None:
@@ -233,11 +226,13 @@ GLOBAL = Group[Handler]("Process", (
     Directive(("gid",), '`group` of the process, as `"#80"`', _account("group", "#"), arguments=1),
     note("chroot", meaning="not needed: `ProtectSystem=strict` in the [unit](install.md#the-unit)"),
     note("daemon", "master-worker", "no daemon", meaning="not needed: mailproxy runs in the foreground, below a service manager", shown="`daemon`, `master-worker`, `-W`, `-D`"),
-    Directive(("pidfile",), "not needed: the service manager knows the process", _pid_file, arguments=1),
+    Directive(("pidfile",), "`pid_file` of the process; a service manager does not need it", _pid_file, arguments=1),
     Directive(("hard-stop-after",), "`drain_timeout` of the process, 30 seconds by default", _drain, arguments=1),
     note("grace", meaning="not needed: binds listen until the sessions end; `drain_timeout`"),
-    note("tune.", meaning="nothing to tune: splice and buffers are automatic", shown="`tune.*`, among them `tune.ssl.default-dh-param`, `tune.ssl.cachesize`, `tune.ssl.lifetime`"),
-    note("nosplice", "noepoll", "nokqueue", "nopoll", "noevports", "noreuseport", "nogetaddrinfo", "maxpipes", "busy-polling", "max-spread-checks", "numa-cpu-mapping",
+    note("tune.", meaning="nothing to tune: splice and buffers are automatic", shown="`tune.*`"),
+    note("tune.ssl.default-dh-param", meaning="not needed: key exchange is ECDHE, or OpenSSL selects the parameters"),
+    note("tune.ssl.cachesize", "tune.ssl.lifetime", meaning="not here: sessions resume by tickets, which all workers accept"),
+    note("nosplice", "noepoll", "nokqueue", "nopoll", "noevports", "noreuseport", "nogetaddrinfo", "maxpipes", "busy-polling", "numa-cpu-mapping",
          "no numa-cpu-mapping", "cpu-policy", "cpu-set", "profiling.tasks", "profiling.memory", "profiling.tasks.automatic",
          meaning="nothing to tune"),
     Directive(("ca-base",), "folded into the paths of CAs", _base("ca_base"), arguments=1),
@@ -251,6 +246,7 @@ GLOBAL = Group[Handler]("Process", (
     Directive(("ssl-default-server-curves",), "`curves`", _default_tls("server", "curves"), arguments=1),
     Directive(("ssl-default-server-options",), "`min_version`, `max_version`", _options("server"), arguments=1),
     Directive(("ssl-server-verify",), "`verify` of `tls` in the backends", _server_verify, arguments=1),
+    note("max-spread-checks", meaning="not here"),
     note("ssl-dh-param-file", "ssl-mode-async", "ssl-engine", "ssl-propquery", "ssl-provider", "ssl-provider-path", "ssl-security-level", "ssl-default-bind-sigalgs",
          "ssl-default-bind-client-sigalgs", "ssl-default-server-sigalgs", "ssl-default-server-client-sigalgs", "ssl-skip-self-issued-ca",
          "ssl-load-extra-files", "ssl-load-extra-del-ext", "issuers-chain-path",
@@ -259,7 +255,7 @@ GLOBAL = Group[Handler]("Process", (
     note("stats timeout", "stats maxconn", "stats bind-process", meaning="10 seconds; `set timeout cli` for one conversation"),
     Directive(("server-state-file", "server-state-base"), "`state_file` of the process; also keeps stick tables, and needs no script", _state_file, arguments=1),
     Directive(("spread-checks",), "`jitter` of a check, which only shortens the interval", _spread, arguments=1),
-    Directive(("log",), "`to`, `facility`, `level` of `[log]`, or of several `[[log.targets]]`", _log, shown="`log /dev/log local0`, `log 10.0.0.1:514 mail info`, `log stdout format raw local0`", arguments=1),
+    Directive(("log",), '`to = "syslog:/dev/log"`, `"syslog:HOST:514"`, `"stdout"`, with `facility` and `level`; several lines: `[[log.targets]]`', _log, shown="`log /dev/log local0`, `log 10.0.0.1:514 mail info`, `log stdout format raw local0`", arguments=1),
     Directive(("log-tag",), "`tag`", _log_tag, arguments=1),
     note("log-send-hostname", meaning="not here"),
     Directive(("setenv", "presetenv", "unsetenv", "resetenv"), "replaced by the import; other variables stay, as `${NAME}` in strings", _nothing),

@@ -414,7 +414,7 @@ SERVERS = Group[Handler]("Parameters of `server` and `default-server`", (
     Directive(("usesrc",), '`source = "client"`', _use_source, arguments=1),
     Directive(("resolvers",), "`resolve_interval`; the system's resolver is used", _resolvers, arguments=1),
     Directive(("resolve-prefer",), "`resolve_prefer`", _prefer, arguments=1),
-    note("init-addr", meaning="not needed: a start without an answer is allowed, and the last known addresses are kept", arguments=1),
+    note("init-addr", meaning="not needed: a start without an answer is allowed, and the last known addresses are kept. All addresses of a name belong to one server", arguments=1),
     note("resolve-opts", "resolve-net", meaning="not here: the system's resolver is used", arguments=1),
     Directive(("non-stick",), "`stick = false` of a server", _non_stick),
     Directive(("stick",), "the default", _nothing),

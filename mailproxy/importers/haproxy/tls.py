@@ -164,8 +164,9 @@ CLIENT_TLS = Group[Handler]("TLS towards clients", (
     Directive(("strict-sni",), "`strict_sni`", _strict_sni),
     Directive(("curves", "ecdhe"), "`curves`", _curves, arguments=1),
     note("prefer-client-ciphers", "no-alpn", "allow-0rtt", "generate-certificates", "crt-ignore-err-all", meaning="not here"),
-    note("npn", "ca-verify-file", "tls-ticket-keys", "ca-sign-file", "ca-sign-pass", "ktls", "ocsp-update", "sigalgs", "client-sigalgs",
+    note("npn", "ca-verify-file", "tls-ticket-keys", "ca-sign-file", "ca-sign-pass", "ktls", "sigalgs", "client-sigalgs",
          meaning="not here", arguments=1),
+    note("ocsp-update", meaning="not here: no OCSP stapling", arguments=1),
     loss("crt-ignore-err", "ca-ignore-err", meaning="not here: an invalid client certificate ends the handshake", arguments=1),
 ))  # fmt: skip
 SHARED_TLS = _SHARED

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mailproxy.config import model
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table
-from mailproxy.importers.models import key_of
 from mailproxy.importers.nginx.backends import Backends
 from mailproxy.importers.nginx.directives import MAIL_DIRECTIVES, MAIN_DIRECTIVES, STREAM_DIRECTIVES
 from mailproxy.importers.nginx.mail import translate_mail
@@ -77,9 +75,17 @@ def _process(main: Directive, context: Context) -> None:
         value := duration(timeout.arguments[0])
     ) is not None:
         process.set("drain_timeout", value, timeout)
-    if key_of(model.Process, "pid_file") is not None and (pid := scope.last("pid")) is not None:
-        process.set("pid_file", pid.arguments[0], pid)
+    if (pid := scope.last("pid")) is not None:
+        _pid_file(pid, process, main, context)
     scope.all("access_log")
+
+
+def _pid_file(pid: Directive, process: Table, main: Directive, context: Context) -> None:
+    if main.children("http"):
+        fact = "nginx needs it for HTTP: give mailproxy a pid_file of its own, if a program reads it"
+        context.report.note(pid.place, "pid", fact)
+    else:
+        process.set("pid_file", pid.arguments[0], pid)
 
 
 def _streams(streams: Sequence[Directive], main: Directive, context: Context) -> None:
