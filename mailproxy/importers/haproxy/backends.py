@@ -31,6 +31,8 @@ def translate_backend(proxy: Proxy, context: Context, settings: Settings) -> tup
     servers = _servers(proxy, context, settings)
     _share_keys(backend, servers, context)
     _checks(backend, servers, proxy, context)
+    if (line := proxy.option("allbackups")) is not None:
+        backend.set("all_backups", True, line)
     _stick(backend, proxy, context)
     _keepalive(backend, proxy)
     if (line := proxy.single.get("source")) is not None:

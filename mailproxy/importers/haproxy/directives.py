@@ -180,7 +180,7 @@ BACKENDS = Group[Handler]("Backends", (
     loss("hash-balance-factor", "fullconn", meaning="not here"),
     Directive(("retries",), "`retries`", _once),
     Directive(("option redispatch",), "`redispatch`: `true` or a number; without it `redispatch = false` is written", _option, shown="`option redispatch`, `redispatch 2`"),
-    loss("option allbackups", meaning="not here: the first backup that is up gets all sessions"),
+    Directive(("option allbackups",), "`all_backups = true`", _option),
     Directive(("option srvtcpka",), "`keepalive` of a backend", _option),
     Directive(("srvtcpka-idle", "srvtcpka-intvl", "srvtcpka-cnt"), "`idle`, `interval`, `count` of `keepalive`", _settled),
     Directive(("source",), '`source`; `usesrc clientip`: `source = "client"`', _once, shown="`source` of a backend or server"),

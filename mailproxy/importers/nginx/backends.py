@@ -109,6 +109,9 @@ class Backends:
             row = self._server(server, names, limits)
             if row is not None:
                 table.rows("servers").append(row)
+        backups = [row for row in table.rows("servers") if row.get("backup")]
+        if len(backups) > 1 and (place := backups[0].place) is not None:
+            table.set("all_backups", value=True, source=Origin(place))
         if len(table.rows("servers")) > 1 and any(count for _, count in limits):
             _passive_health(table, limits)
             for server in scope.all("server"):

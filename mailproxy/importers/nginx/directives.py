@@ -101,7 +101,7 @@ SERVERS = Group[Handler]("Servers", (
     _row("`random two least_conn`", '`balance = "random"`'),
     _row("`hash` of other variables, `least_time` (commercial)", '`balance = "roundrobin"`'),
     _row("`max_conns`, `queue`", "`max_sessions` of a server; sessions wait in the queue"),
-    _row("`backup`", "`backup`; the first backup that is up gets all sessions"),
+    _row("`backup`", "`backup`; several of them share the sessions with `all_backups = true` of the backend"),
     _row("`down`", '`state = "maint"` of a server'),
     _row("`slow_start` (commercial)", "`slow_start`"),
     _row("`max_fails`, `fail_timeout`", '`observe = "connect"`, `error_limit`, and a check that connects'),

@@ -56,6 +56,7 @@ CASES = (
     _listen("disabled", "    server a {s1} disabled\n    server b {s2}\n", expected=("s2",) * 4),
     _listen("default-server", "    default-server disabled\n    server a {s1}\n    default-server weight 5\n    server b {s2} enabled\n", expected=("s2",) * 4),
     _listen("backup", "    server a {dead} check inter 200ms\n    server b {s2} backup\n    server c {s3} backup\n", down=("NAME/a",), expected=("s2",) * 4),
+    _listen("allbackups", "    option allbackups\n    server a {dead} check inter 200ms\n    server b {s2} backup\n    server c {s3} backup\n", down=("NAME/a",), expected=("s2", "s3", "s2", "s3")),
     _listen("unused-backup", "    server a {s1}\n    server b {s2} backup\n", expected=("s1",) * 4),
     _listen("server-maxconn", "    no option dontlognull\n    timeout queue 300ms\n    server a {s1} maxconn 1\n", KEPT, Visit(), expected=("s1", "closed")),
     _listen("silent-queue", "    no option dontlognull\n    timeout connect 300ms\n    server a {s1} maxconn 1\n", KEPT, Visit(), expected=("s1", "closed")),

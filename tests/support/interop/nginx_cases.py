@@ -32,6 +32,7 @@ CASES = (
     _upstream("least-conn", "least_conn; server {s1}; server {s2};", KEPT, KEPT),
     _upstream("down", "server {s1} down; server {s2};", expected=("s2",) * 4),
     _upstream("backup", "server {dead}; server {s2} backup;", Visit(), Visit(), expected=("s2", "s2")),
+    _upstream("backups", "server {s1} down; server {s2} backup; server {s3} backup;", expected=("s2", "s3", "s2", "s3")),
     _upstream("unused-backup", "server {s1}; server {s2} backup;", expected=("s1",) * 4),
     _upstream("next-upstream", "server {dead}; server {s2};", expected=("s2",) * 4),
     _server("dead-server", "proxy_pass {dead};", Visit(), expected=("closed",)),
