@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Literal
 
 from attrs import field, frozen
 
+from mailproxy.config.network_files import PREFIX, read_networks
 from mailproxy.errors import ConfigError
 from mailproxy.importers.files import read_text
 from mailproxy.importers.haproxy.lexer import Line
@@ -133,7 +134,8 @@ class Conditions:
     def _condition(self, words: Sequence[Word]) -> Condition:
         if not words:
             raise ConditionError("an empty condition is not here")
-        fetch, method, values = _split(words)
+        is_client = words[0].text.partition(",")[0] == "src"
+        fetch, method, values = _split(words, _network_file if is_client else _values_of_file)
         if fetch in _SNI:
             return _sni(fetch, method, values)
         if fetch == "src" or fetch.startswith("src,ipmask"):
@@ -151,8 +153,8 @@ class Conditions:
         raise ConditionError(f"{fetch} is not here")
 
 
-def _split(words: Sequence[Word]) -> tuple[str, str, list[str]]:
-    """Return the fetch, the matching method and the values of a condition."""
+def _split(words: Sequence[Word], read: Callable[[Word], list[str]]) -> tuple[str, str, list[str]]:
+    """Return the fetch, the matching method and the values of a condition. ``read`` returns those of a file."""
     fetch, method, values = words[0].text, "str", []
     for suffix, kind in _SUFFIXES.items():
         if fetch.endswith(suffix) and fetch.removesuffix(suffix) in _SNI:
@@ -167,7 +169,7 @@ def _split(words: Sequence[Word]) -> tuple[str, str, list[str]]:
             method = words[position].text
             position += 1
         elif flags and text == "-f" and position < len(words):
-            values += _values_of_file(words[position])
+            values += read(words[position])
             position += 1
         elif flags and text == "--":
             flags = False
@@ -182,15 +184,33 @@ def _values_of_file(word: Word) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")][:_NETWORKS_MAX]
 
 
+def _network_file(word: Word) -> list[str]:
+    """Return what stands for the networks of a file in mailproxy, too."""
+    file, _ = _find_beside(word.text, word.place)
+    _networks_of(file)
+    return [f"{PREFIX}{file}"]
+
+
+def _networks_of(file: str | Path) -> list[str]:
+    try:
+        return read_networks(Path(file))
+    except ValueError as error:
+        raise ConditionError(f"{file}: {error}") from None
+
+
 def read_beside(path: str, place: Place) -> str:
     """Return the text of a file that is named in another one: a path as it is, or beside that file.
 
     Raises:
         ConditionError: It cannot be read.
     """
+    return _find_beside(path, place)[1]
+
+
+def _find_beside(path: str, place: Place) -> tuple[Path, str]:
     for file in (Path(path), Path(place.file).parent / path):
         try:
-            return read_text(file)
+            return file.absolute(), read_text(file)
         except ConfigError:
             continue
     raise ConditionError(f"{path} cannot be read here")
@@ -208,6 +228,8 @@ def _sni(fetch: str, method: str, values: Sequence[str]) -> Condition:
 
 
 def _network(text: str) -> str:
+    if text.startswith(PREFIX):
+        return text
     try:
         return str(ip_network(text, strict=False))
     except ValueError:
@@ -259,11 +281,19 @@ def join(one: Condition, other: Condition) -> Condition | None:
 
 def _shared_networks(one: Sequence[object], other: Sequence[object]) -> tuple[str, ...]:
     shared: dict[str, None] = {}
-    for a in map(ip_network, map(str, one)):
-        for b in map(ip_network, map(str, other)):
+    for a in map(ip_network, _with_files(one)):
+        for b in map(ip_network, _with_files(other)):
             if (inner := _inner(a, b)) is not None:
                 shared[str(inner)] = None
     return tuple(shared)
+
+
+def _with_files(values: Sequence[object]) -> list[str]:
+    return [
+        network
+        for value in map(str, values)
+        for network in (_networks_of(value.removeprefix(PREFIX)) if value.startswith(PREFIX) else [value])
+    ]
 
 
 def _inner(a: IPv4Network | IPv6Network, b: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network | None:

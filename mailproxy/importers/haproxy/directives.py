@@ -144,7 +144,7 @@ SECTIONS = Group[Handler]("Sections", (
     Directive(("default_backend",), "`backend` of a frontend", _once),
     Directive(("use_backend",), "`routes` with `sni`, `alpn`, `client`, `port`; also `unless …` and `! …`, where routes can say it",
               _many, shown="`use_backend … if { req.ssl_sni -i … }`, `{ req.ssl_alpn … }`, `{ src … }`, `{ dst_port … }`"),
-    Directive(("acl",), "conditions are in `routes`; there are no named ones. Files (`src -f FILE`) and maps are written out", _many),
+    Directive(("acl",), 'conditions are in `routes`; there are no named ones. `src -f FILE`: `client = ["file:FILE"]`; other files and maps are written out', _many),
     Directive(("tcp-request",), "`routes` with `client` and `reject = true`. The other two are not needed: binds wait for the ClientHello, within `timeouts.handshake`",
               _rule, shown="`tcp-request connection reject if { src … }`, `tcp-request content accept`, `tcp-request inspect-delay`"),
     Directive((), "`accept_proxy`, `proxy_optional`", shown="`tcp-request connection expect-proxy layer4 if { src … }`"),

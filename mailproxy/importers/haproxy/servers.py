@@ -420,7 +420,7 @@ SERVERS = Group[Handler]("Parameters of `server` and `default-server`", (
     Directive(("stick",), "the default", _nothing),
     note("id", "guid", meaning="not here", arguments=1),
     note("init-state", meaning="not here: a server counts as up until its first check fails", arguments=1),
-    loss("minconn", meaning="not here: `max_sessions` is fixed, and sessions above it wait", arguments=1),
+    loss("minconn", meaning="not here: `max_sessions` is fixed", arguments=1),
     loss("maxqueue", meaning="`max_queue`, of the backend", arguments=1),
     loss("agent-check", meaning="not here"),
     note("no-agent-check", meaning="not needed"),
