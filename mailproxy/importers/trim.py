@@ -102,7 +102,7 @@ def is_default(value: object, key: Key, protocol: str | None) -> bool:
     default = key.default
     if default is None and key.name in _IDLE_TIMEOUTS and key.default_text:
         default = None if protocol is None else float(default_idle_timeout(protocol))
-    if value == "none" and default is None and "none" in key.default_text:
+    if value == "none" and default is None and key.default_text == "none":
         return True
     return (
         default is not None

@@ -95,6 +95,7 @@ class TestSilentDefaults:
         ("source 0.0.0.0 usesrc clientip", "source", "client"),
         ("option srvtcpka", "keepalive", True),
         ("option tcpka", "keepalive", True),
+        ("option allbackups", "all_backups", True),
     ],
 )
 def test_backend_directive(line: str, key: str, value: object) -> None:
@@ -187,6 +188,10 @@ class TestChecks:
         assert "send_proxy" not in self.check(server="192.0.2.1:143 check send-proxy-v2 port 144")
         assert self.check(server="192.0.2.1:143 check check-send-proxy")["send_proxy"] == "v1"
 
+    def test_no_header_at_another_port(self) -> None:
+        found = self.check("option smtpchk", server="192.0.2.1:25 check send-proxy-v2 port 26")
+        assert (found["port"], found["send_proxy"]) == (26, "none")
+
     def test_script(self) -> None:
         found = self.check(
             "option tcp-check", "tcp-check connect default linger", r"tcp-check expect rstring ^\*\ OK", r"tcp-check send a1\ LOGOUT\r\n",
@@ -239,6 +244,41 @@ class TestChecks:
             server="192.0.2.1:143 check port 8080",
         )["steps"]
         assert steps == [{"send": "GET /health HTTP/1.0\r\n\r\n"}, {"expect_regex": r"\AHTTP/1\.[01] 200"}]
+
+
+class TestTrack:
+    """A server that tracks another one gets that one's check."""
+
+    HEALTH = "backend health\n option httpchk GET /ok\n server m1 192.0.2.9:8080 check inter 3s\n"
+
+    def check(self, server: str, more: str = HEALTH) -> Any:
+        found = tables(haproxy(f"{IMAP} server d1 192.0.2.1:143 {server}\n{more}"))
+        return found["backends"]["d"].get("check", found["defaults"]["backend"].get("check"))
+
+    def test_check_of_another_backend(self) -> None:
+        result = haproxy(f"{IMAP} server d1 192.0.2.1:143 send-proxy track health/m1\n{self.HEALTH}")
+        check = {**tables(result)["defaults"]["backend"]["check"], **tables(result)["backends"]["d"]["check"]}
+        assert (check["type"], check["interval"], check["address"]) == ("script", "3s", "192.0.2.9:8080")
+        assert (check["tls"], check["send_proxy"]) == (False, "none")
+        assert not result.has_losses
+
+    def test_server_of_the_same_backend(self) -> None:
+        found = backend("server a 192.0.2.1:143 check port 144", "server b 192.0.2.2:143 track a")
+        assert found["check"] == {"type": "tcp", "interval": "2s", "port": 144}
+        assert found["servers"][1]["check"] == {"address": "192.0.2.1:143"}
+
+    def test_tls_of_the_tracked_server(self) -> None:
+        health = (
+            "backend health\n option smtpchk\n server m1 192.0.2.9:465 check ssl verify none send-proxy\n"
+        )
+        found = self.check("track health/m1", health)
+        assert (found["tls"], found["send_proxy"]) == ({"verify": "none"}, "v1")
+
+    def test_server_that_tracks_itself_or_nothing(self) -> None:
+        for name in ("d1", "d/d1", "nowhere/m1", "health/m2"):
+            result = haproxy(f"{IMAP} server d1 192.0.2.1:143 track {name}\n{self.HEALTH}")
+            assert tables(result)["backends"]["d"]["check"] is False
+            assert any(f"there is no checked server {name}" in line for line in report(result))
 
 
 class TestBinds:
@@ -327,6 +367,24 @@ class TestRules:
     def test_names_of_terminated_tls(self) -> None:
         found = frontend("bind :993 ssl crt /a.pem", "use_backend e if { ssl_fc_sni a.example }")
         assert found["bind"] == [{"address": "*:993", "mode": "tls"}]
+
+    def test_networks_of_a_file_stay_there(self, tmp_path: Path) -> None:
+        file = tmp_path / "banned.lst"
+        file.write_text("198.51.100.0/24\n203.0.113.7\n")
+        lines = ["acl banned src 192.0.2.0/24", f"acl banned src -f {file}", "acl few src 203.0.113.0/24"]
+        both = self.routes(*lines, "tcp-request connection reject if banned")
+        assert both == [{"client": ["192.0.2.0/24", f"file:{file}"], "reject": True}]
+        shared = self.routes(*lines, "tcp-request connection reject if banned few")
+        assert shared == [{"client": ["203.0.113.7/32"], "reject": True}]
+
+    def test_file_that_has_no_networks(self, tmp_path: Path) -> None:
+        file = tmp_path / "banned.lst"
+        file.write_text("192.0.2.1\nexample.com\n")
+        rule = f"tcp-request connection reject if {{ src -f {file} }}"
+        result = haproxy(f"{DEFAULTS}listen imap\n bind :143\n server d1 192.0.2.1:143\n {rule}\n")
+        assert any(
+            'line 2: "example.com" is no network: the rule is left out' in each for each in report(result)
+        )
 
     def test_named_conditions(self) -> None:
         lines = [
@@ -564,6 +622,18 @@ class TestGlobal:
             "socket": "/run/x.sock"
         }
 
+    def test_pid_file(self) -> None:
+        assert self.process("pidfile /run/haproxy.pid")["process"] == {"pid_file": "/run/haproxy.pid"}
+
+    def test_default_tickets(self) -> None:
+        text = "global\n ssl-default-bind-options no-tls-tickets ssl-min-ver TLSv1.3\n"
+        found = tables(
+            haproxy(f"{text}{DEFAULTS}listen imaps\n bind :993 ssl crt /a.pem\n server d1 192.0.2.1:143\n")
+        )
+        assert found["frontends"]["imaps"]["tls"] == {
+            "certificates": ["/a.pem"], "min_version": "1.3", "tickets": False,
+        }  # fmt: skip
+
     def test_admin_socket_with_default_level(self) -> None:
         found = self.process("stats socket /run/x.sock user a group b")["admin"]
         assert found == {"sockets": [{"path": "/run/x.sock", "user": "a", "group": "b", "level": "operator"}]}
@@ -572,6 +642,46 @@ class TestGlobal:
         result = haproxy(f"global\n stats socket /run/x.sock mode 777 level admin\n{DEFAULTS}{LISTEN}")
         assert tables(result)["admin"] == {"socket": "/run/x.sock"}
         assert result.has_losses
+
+
+class TestStatistics:
+    """Statistics pages and exporters as ``[admin] http``."""
+
+    def admin(self, *lines: str, bind: str = "bind 127.0.0.1:8404") -> tuple[dict[str, Any], list[str]]:
+        text = "".join(f" {line}\n" for line in ("mode http", bind, *lines))
+        result = haproxy(f"{DEFAULTS}{LISTEN}frontend stats\n{text}")
+        entries = [str(entry) for entry in result.entries if entry.kind == "loss"]
+        return tables(result), entries
+
+    def test_page_on_loopback(self) -> None:
+        found, losses = self.admin("stats enable", "stats uri /stats")
+        assert found["admin"] == {"http": "127.0.0.1:8404"}
+        assert losses == []
+
+    def test_page_for_other_machines(self) -> None:
+        found, losses = self.admin("stats enable", "stats auth admin:admin", bind="bind *:8404")
+        assert found["admin"] == {"http": "127.0.0.1:8404"}
+        (loss,) = losses
+        assert (
+            "is at 127.0.0.1:8404 here: an address that other machines reach needs tls and token_file" in loss
+        )
+
+    def test_exporter(self) -> None:
+        found, losses = self.admin("http-request use-service prometheus-exporter if { path /metrics }")
+        assert found["admin"] == {"http": "127.0.0.1:8404"}
+        assert found["metrics"] == {"haproxy_names": True}
+        assert losses == []
+
+    def test_there_is_one_address(self) -> None:
+        more = " stats enable\nlisten more\n mode http\n bind 127.0.0.1:9000\n stats enable\n"
+        result = haproxy(f"{DEFAULTS}{LISTEN}listen stats\n mode http\n bind 127.0.0.1:8404\n{more}")
+        assert tables(result)["admin"] == {"http": "127.0.0.1:8404"}
+        assert any("is at 127.0.0.1:8404 here, with the one before it" in line for line in report(result))
+
+    def test_statistics_in_a_tcp_section(self) -> None:
+        result = haproxy(f"{DEFAULTS}{LISTEN} stats enable\n")
+        assert "admin" not in tables(result)
+        assert not result.has_losses
 
 
 class TestTraps:

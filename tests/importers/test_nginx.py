@@ -300,3 +300,17 @@ def test_log_targets() -> None:
         {"to": "/var/log/a.log"},
         {"facility": "mail", "tag": "x", "to": "syslog:192.0.2.9:514"},
     ]
+
+
+def test_several_backups_share_the_sessions() -> None:
+    found = upstream("server 192.0.2.1:993; server 192.0.2.2:993 backup; server 192.0.2.3:993 backup;")
+    assert found["all_backups"] is True
+    assert "all_backups" not in upstream("server 192.0.2.1:993; server 192.0.2.2:993 backup;")
+
+
+def test_pid_file_stays_with_nginx_that_stays_for_http() -> None:
+    stream_block = "pid /run/nginx.pid; stream { server { listen 993; proxy_pass 192.0.2.1:993; } }"
+    assert tables(nginx(stream_block))["process"]["pid_file"] == "/run/nginx.pid"
+    result = nginx(f"{stream_block} http {{ server {{ listen 80; }} }}")
+    assert "pid_file" not in tables(result).get("process", {})
+    assert any("note: pid: nginx needs it for HTTP" in line for line in report(result))

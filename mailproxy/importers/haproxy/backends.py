@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table, Value, new_table
-from mailproxy.importers.haproxy.checks import read_backend_check, server_check, timeout_of
+from mailproxy.importers.haproxy.checks import read_backend_check, server_check, timeout_of, tracked_check
 from mailproxy.importers.haproxy.lexer import Line
 from mailproxy.importers.haproxy.proxies import Proxy
 from mailproxy.importers.haproxy.servers import ServerLine, read_server, set_source
@@ -22,15 +22,17 @@ _OF_EVERY_CHECK = ("interval", "rise", "fall")
 _NEVER = "365d"  # for entries that HAProxy keeps as long as the table has room
 
 
-def translate_backend(proxy: Proxy, context: Context, settings: Settings) -> tuple[Table, list[ServerLine]]:
-    """Return a backend as a table, and its servers."""
+def translate_backend(
+    proxy: Proxy, proxies: Mapping[str, Proxy], context: Context, settings: Settings
+) -> tuple[Table, list[ServerLine]]:
+    """Return a backend as a table, and its servers. ``proxies`` have the servers that it may track."""
     backend = new_table(proxy.head)
     _balance(backend, proxy, context)
     _retries(backend, proxy, context)
     translate_server_timeouts(backend, proxy, context)
     servers = _servers(proxy, context, settings)
     _share_keys(backend, servers, context)
-    _checks(backend, servers, proxy, context)
+    _checks(backend, servers, proxy, proxies, context)
     if (line := proxy.option("allbackups")) is not None:
         backend.set("all_backups", True, line)
     _stick(backend, proxy, context)
@@ -216,12 +218,23 @@ def _share_keys(backend: Table, servers: Sequence[ServerLine], context: Context)
             server.row.keys["tls"] = server.tls
 
 
-def _checks(backend: Table, servers: Sequence[ServerLine], proxy: Proxy, context: Context) -> None:
+def _checks(
+    backend: Table,
+    servers: Sequence[ServerLine],
+    proxy: Proxy,
+    proxies: Mapping[str, Proxy],
+    context: Context,
+) -> None:
     """Write what all checks have in common in the backend, and the rest in each server."""
     if not servers:
         return
     kind = read_backend_check(proxy, context)
-    checks = [server_check(server, kind, context) for server in servers]
+    checks = [
+        server_check(server, kind, context)
+        if server.track is None
+        else tracked_check(server, proxy, proxies, context)
+        for server in servers
+    ]
     given = [check for check in checks if check is not None]
     if not given:
         backend.set("check", False)

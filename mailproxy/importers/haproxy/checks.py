@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import define, field
 
@@ -12,7 +12,7 @@ from mailproxy.importers.draft import Table, Value
 from mailproxy.importers.haproxy.addresses import AddressError, server_address
 from mailproxy.importers.haproxy.lexer import Line
 from mailproxy.importers.haproxy.proxies import Proxy
-from mailproxy.importers.haproxy.servers import ServerLine
+from mailproxy.importers.haproxy.servers import ServerLine, read_server
 from mailproxy.importers.haproxy.values import number
 from mailproxy.importers.place import Origin, Place, Word
 from mailproxy.importers.ports import speaks_clear, speaks_tls
@@ -145,6 +145,68 @@ def server_check(server: ServerLine, backend: BackendCheck, context: Context) ->
         for rule in backend.rules:
             _add_step(steps, rule, server, context)
     return check
+
+
+def tracked_check(
+    server: ServerLine, proxy: Proxy, proxies: Mapping[str, Proxy], context: Context
+) -> Table | None:
+    """Return the check of a server that tracks another one: the same check, at the same address.
+
+    Args:
+        server: The server with ``track``.
+        proxy: Its backend.
+        proxies: The backends by name.
+        context: Gets what is to report.
+    """
+    word = server.track
+    if word is None:
+        return server_check(server, read_backend_check(proxy, context), context)
+    tracked = _tracked(word.text, proxy, proxies, server)
+    if tracked is None:
+        server.loss(word, f"there is no checked server {word.text}, and HAProxy refuses it: it has no check")
+        return None
+    other, owner = tracked
+    check = server_check(other, read_backend_check(owner, context), context)
+    if check is None:
+        return None
+    fact = "the server has a check of its own here, which is that of the tracked one; maintenance is not shared"
+    context.report.note(word.place, "server track", fact)
+    check.place = word.place
+    check.set_default("address", str(other.row.get("address")), Origin(word.place))
+    if check.get("type") != "tcp":
+        check.set_default("send_proxy", _session_header(other) or "none")
+        for table in (check, *(row.table("connect") for row in check.rows("steps") if "connect" in row)):
+            _name_tls(table, other)
+    return check
+
+
+def _tracked(
+    name: str, proxy: Proxy, proxies: Mapping[str, Proxy], server: ServerLine
+) -> tuple[ServerLine, Proxy] | None:
+    """Return the server with a check that a name stands for, and its backend; servers may track on."""
+    seen: set[tuple[str, str]] = set()
+    while (proxy.name, name) not in seen:
+        seen.add((proxy.name, name))
+        section, slash, own = name.rpartition("/")
+        owner = proxies.get(section) if slash else proxy
+        lines = [] if owner is None else owner.all("server")
+        line = next((line for line in lines if line.arguments[:1] == [own]), None)
+        if owner is None or line is None:
+            return None
+        copy = Line(line.words)  # without the comments, which belong to the server itself
+        found = read_server(copy, owner.all("default-server"), server.context, server.settings)
+        if found is None or found.track is None:
+            return None if found is None or found.is_checked is None else (found, owner)
+        name, proxy = found.track.text, owner
+    return None
+
+
+def _name_tls(table: Table, server: ServerLine) -> None:
+    """Write the TLS of another server's sessions where the table means that by ``true`` or by leaving it out."""
+    if table.get("tls") is True or ("tls" not in table and server.has_tls is not None):
+        table.keys["tls"] = server.tls.copy()
+    else:
+        table.set_default("tls", False)
 
 
 def _tls(server: ServerLine, backend: BackendCheck, context: Context, place: Place) -> bool | Table:

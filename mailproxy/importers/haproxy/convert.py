@@ -242,7 +242,7 @@ def _translate(proxies: Sequence[Proxy], context: Context, settings: Settings) -
             frontends.keys[name] = frontend
             context.profiles["frontend", name] = proxy.group
         if proxy.name in with_servers:
-            backend, servers[name] = translate_backend(proxy, context, settings)
+            backend, servers[name] = translate_backend(proxy, with_servers, context, settings)
             backends.keys[name] = backend
             context.profiles["backend", name] = proxy.group
         elif proxy.name in tables_only and (table := proxy.single.get("stick-table")) is not None:

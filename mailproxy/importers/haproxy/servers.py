@@ -49,6 +49,7 @@ class ServerLine:
         port: The server's own port; None if it has none.
         offset: What is added to the client's port; None for a server without that.
         resolvers: The name of its resolvers section; empty for none.
+        track: The server whose health it has; None for its own.
     """
 
     context: Context
@@ -69,6 +70,7 @@ class ServerLine:
     port: int | None = None
     offset: int | None = None
     resolvers: str = ""
+    track: Word | None = None
     place: Place | None = None
 
     def loss(self, word: Word, fact: str) -> None:
@@ -349,6 +351,10 @@ def _resolvers(server: ServerLine, _word: Word, arguments: Sequence[Word]) -> No
     server.resolvers = arguments[0].text
 
 
+def _track(server: ServerLine, _word: Word, arguments: Sequence[Word]) -> None:
+    server.track = arguments[0]
+
+
 def _prefer(server: ServerLine, word: Word, arguments: Sequence[Word]) -> None:
     server.keys.set("resolve_prefer", arguments[0].text, Origin(word.place))
 
@@ -394,7 +400,7 @@ SERVERS = Group[Handler]("Parameters of `server` and `default-server`", (
     Directive(("on-error",), "always as `fail-check`", _on_error, arguments=1),
     Directive(("on-marked-down",), '`on_marked_down = "shutdown-sessions"`', _marked_down, arguments=1),
     loss("on-marked-up", meaning="not here", arguments=1),
-    loss("track", meaning="not here: give the server a check of its own", arguments=1),
+    Directive(("track",), "a check of its own with the `address`, `port` and words of the tracked server's", _track, arguments=1),
     Directive(("ssl",), "`tls` of a backend or server", _ssl),
     Directive(("no-ssl",), "`tls = false`", _no_ssl),
     Directive(("verify",), '`verify = "required"` (chain and name, the default), `"chain"`, `"none"`', _verify, shown="`verify required`, `none`", arguments=1),
