@@ -39,12 +39,22 @@ def name_of_port(port: int | None) -> str:
 
 
 def unused_name(wanted: str, taken: Container[str]) -> str:
-    """Return a name that is not taken: the wanted one, else with a number."""
-    name, number = wanted, 2
-    while name in taken:
-        name = f"{wanted}-{number}"
-        number += 1
-    return name
+    """Return a name that is not taken: the wanted one, else with a number from 2.
+
+    Files may have thousands of servers with one name, so the number is searched for by halves.
+    """
+    if wanted not in taken:
+        return wanted
+    last_taken, free = 1, 2
+    while f"{wanted}-{free}" in taken:
+        last_taken, free = free, free * 2
+    while free - last_taken > 1:
+        middle = (last_taken + free) // 2
+        if f"{wanted}-{middle}" in taken:
+            last_taken = middle
+        else:
+            free = middle
+    return f"{wanted}-{free}"
 
 
 def names_of(method: str, value: str) -> list[str]:

@@ -202,7 +202,7 @@ class _Imports:
     def put_in(self, segments: Sequence[Segment], depth: int) -> list[Segment]:
         whole: list[Segment] = []
         for segment in segments:
-            self._count += 1
+            self._count += depth > 0
             if self._count > _IMPORTS_MAX or depth > DEPTH_MAX:
                 refuse(segment.place, "snippets import each other without end")
             if segment.name == "import" and segment.arguments[:1]:

@@ -169,7 +169,9 @@ def tracked_check(
     check = server_check(other, read_backend_check(owner, context), context)
     if check is None:
         return None
-    fact = "the server has a check of its own here, which is that of the tracked one; maintenance is not shared"
+    fact = (
+        "the server has a check of its own here, which is that of the tracked one; maintenance is not shared"
+    )
     context.report.note(word.place, "server track", fact)
     check.place = word.place
     check.set_default("address", str(other.row.get("address")), Origin(word.place))

@@ -67,8 +67,10 @@ class Directive:
             self._by_name = {}
             for number, each in enumerate(self.block or ()):
                 self._by_name.setdefault(each.name, []).append((number, each))
+        if len(names) == 1:  # each server block asks for 20 directives, most of which it does not have
+            return [each for _, each in self._by_name.get(names[0], ())]
         found = [each for name in names for each in self._by_name.get(name, ())]
-        return [each for _, each in (sorted(found, key=lambda one: one[0]) if len(names) > 1 else found)]
+        return [each for _, each in sorted(found, key=lambda one: one[0])]
 
 
 @define
