@@ -15,7 +15,13 @@ from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Path, Table, Value
 
 SECTIONS = ("process", "log", "admin", "metrics", "acme", "defaults", "profiles", "frontends", "backends")
-_KINDS = {"frontend": model.Frontend, "bind": model.Bind, "backend": model.Backend, "server": model.Server}
+_KINDS: dict[str, type | None] = {
+    "frontend": model.Frontend,
+    "bind": model.Bind,
+    "backend": model.Backend,
+    "server": model.Server,
+    "acme": getattr(model, "Acme", None),
+}
 _SINGLE = {
     "process": model.Process,
     "log": model.Log,

@@ -159,6 +159,15 @@ class TestCertificates:
             assert found["frontends"]["imaps"]["tls"] == {"certificates": ["/etc/mailproxy/certs/"]}
             assert any("Caddy obtains the certificates" in line for line in report(result))
 
+    def test_own_authority(self) -> None:
+        text = (
+            server("@a tls sni a.example", f"route @a {{\ntls\n{PROXY}\n}}")
+            + "a.example {\ntls internal\n}\n"
+        )
+        result = caddy(text)
+        assert "acme" not in tables(result)
+        assert any("there is no CA of Caddy's own here" in line for line in report(result))
+
     def test_files_of_a_site(self) -> None:
         found = tables(caddy(server(f"route {{\ntls\n{PROXY}\n}}") + "a.example {\ntls /c /k\n}\n"))
         assert found["frontends"]["imaps"]["tls"] == {"certificates": [{"certificate": "/c", "key": "/k"}]}

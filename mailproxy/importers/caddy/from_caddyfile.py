@@ -94,6 +94,10 @@ def _site(segment: Segment, context: Context, certificates: Certificates) -> Non
         if (match := _HOST.fullmatch(part))
     ]
     tls = next((each for each in segment.block or () if each.name == "tls"), None)
+    if tls is not None and tls.arguments == ["internal"]:
+        certificates.internal.update(names)
+    elif tls is not None and len(tls.arguments) == 1 and "@" in tls.arguments[0]:
+        certificates.options.setdefault("email", Option(tls.arguments, tls.place))
     if tls is not None and len(tls.arguments) == 2:
         certificates.files.append((tls.arguments[0], tls.arguments[1], tls.place))
     elif not any(word.text.startswith("http://") for word in segment.words):

@@ -86,6 +86,9 @@ def _certificates(tls: Node, certificates: Certificates) -> None:
         for name in policy.items("subjects"):
             certificates.names.setdefault(name.text, name.place)
         for issuer in policy.items("issuers"):
+            module = issuer.get("module")
+            if module is not None and module.text == "internal":
+                certificates.internal.update(name.text for name in policy.items("subjects"))
             for path, option in (
                 ("ca", "acme_ca"),
                 ("email", "email"),

@@ -104,8 +104,10 @@ class Certificates:
         files: Certificate and key, with their place.
         names: The names that Caddy obtains certificates for.
         options: The global options ``email``, ``acme_ca``, ``acme_ca_root``.
+        internal: The names whose certificates Caddy's own CA issues.
     """
 
     files: list[tuple[str, str, Place]] = field(factory=list)
     names: dict[str, Place] = field(factory=dict)
     options: dict[str, Option] = field(factory=dict)
+    internal: set[str] = field(factory=set)

@@ -44,8 +44,9 @@ def terminated_tls(handler: Handler, names: list[str], certificates: Certificate
             tls.rows("certificates").append(row)
             context.settle(place)
         return tls
-    obtained = names or list(certificates.names)
-    if has_acme() and obtained:
+    wanted = names or list(certificates.names)
+    obtained = [name for name in wanted if name not in certificates.internal and not name.startswith("*.")]
+    if has_acme() and obtained and len(obtained) == len(wanted):
         tls.set("acme", ACME_NAME, Origin(handler.place))
         tls.set("names", obtained, Origin(handler.place))
         context.draft.table("acme").table(ACME_NAME).place = handler.place
@@ -58,13 +59,21 @@ def terminated_tls(handler: Handler, names: list[str], certificates: Certificate
     row = Table(place=handler.place)
     row.set("certificate", CERTIFICATES, Origin(handler.place))
     tls.rows("certificates").append(row)
-    why = (
-        "this version obtains no certificates" if not has_acme() else "no route says which names they are for"
-    )
+    why = _why_not_obtained(wanted, certificates)
     context.report.loss(
         handler.place, "tls", f"Caddy obtains the certificates, and {why}: put them into {CERTIFICATES}"
     )
     return tls
+
+
+def _why_not_obtained(wanted: list[str], certificates: Certificates) -> str:
+    if certificates.internal.intersection(wanted):
+        return "there is no CA of Caddy's own here"
+    if not has_acme():
+        return "this version obtains no certificates"
+    if not wanted:
+        return "no route says which names they are for"
+    return 'wildcards need challenge = "dns-01" with a program of yours'
 
 
 def _option(tls: Table, name: str, option: Option, context: Context) -> bool:
