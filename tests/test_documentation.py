@@ -81,7 +81,7 @@ def test_generated_part_of_metrics_page_is_current(generator: ModuleType) -> Non
     assert generator.with_metrics(page) == page, "run scripts/write-reference"
 
 
-@pytest.mark.parametrize("program", ["haproxy", "nginx", "caddy"])
+@pytest.mark.parametrize("program", ["haproxy", "nginx", "caddy", "traefik"])
 def test_tables_of_directives_are_current(generator: ModuleType, program: str) -> None:
     page = PAGES[f"docs/from-{program}.md"]
     assert generator.with_directives(program, page) == page, "run scripts/write-reference"

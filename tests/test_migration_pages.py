@@ -10,7 +10,7 @@ from mailproxy.config import json_schema
 from mailproxy.log.fields import SESSION_FIELDS
 from tests.support.pages import PAGES
 
-MIGRATION_PAGES = ["docs/from-haproxy.md", "docs/from-nginx.md", "docs/from-caddy.md"]
+MIGRATION_PAGES = ["docs/from-haproxy.md", "docs/from-nginx.md", "docs/from-caddy.md", "docs/from-traefik.md"]
 HAPROXY = PAGES["docs/from-haproxy.md"]
 # Values and other words in code that resemble keys.
 NO_KEYS = {

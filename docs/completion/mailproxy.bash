@@ -48,7 +48,7 @@ _mailproxy() {
             completion/0) values='bash zsh fish' ;;
             ctl/*) values=@ctl ;;
             explain/0) values=@file ;;
-            import/0) values='haproxy nginx caddy' ;;
+            import/0) values='haproxy nginx caddy traefik' ;;
             import/*) values=@file ;;
             run/0) values=@file ;;
         esac

@@ -91,7 +91,7 @@ complete -c mailproxy -n __mailproxy_at -a completion -d 'Print a script for she
 complete -c mailproxy -n __mailproxy_at -a ctl -d 'Send a command to the running proxy, such as: show stat'
 complete -c mailproxy -n __mailproxy_at -a demo -d 'Run the proxy with two demo servers'
 complete -c mailproxy -n __mailproxy_at -a explain -d 'Explain which server a client would get, and why'
-complete -c mailproxy -n __mailproxy_at -a import -d 'Translate the configuration of HAProxy, nginx or Caddy, and print it'
+complete -c mailproxy -n __mailproxy_at -a import -d 'Translate the configuration of HAProxy, nginx, Caddy or Traefik, and print it'
 complete -c mailproxy -n __mailproxy_at -a run -d 'Run the proxy in the foreground'
 complete -c mailproxy -n __mailproxy_at -a schema -d 'Print the JSON Schema of the configuration, for editors'
 complete -c mailproxy -n __mailproxy_at -a top -d 'Show the running proxy live in the terminal: servers, backends, frontends, sessions'
@@ -126,7 +126,7 @@ complete -c mailproxy -n '__mailproxy_at import' -l strict -d 'Exit with 1 if th
 complete -c mailproxy -n '__mailproxy_at import' -l diff -d 'Print each line of the files beside what it became'
 complete -c mailproxy -n '__mailproxy_at import' -l mend -d 'Replace values that are traps for mail with the defaults'
 complete -c mailproxy -n '__mailproxy_at import' -s h -l help -d 'Show this message and exit'
-complete -c mailproxy -n '__mailproxy_at import' -f -a 'haproxy nginx caddy'
+complete -c mailproxy -n '__mailproxy_at import' -f -a 'haproxy nginx caddy traefik'
 complete -c mailproxy -n '__mailproxy_at import' -F
 complete -c mailproxy -n '__mailproxy_at run' -l replace -d 'Take the listening sockets over from the running instance, which then drains and ends'
 complete -c mailproxy -n '__mailproxy_at run' -s h -l help -d 'Show this message and exit'

@@ -187,7 +187,7 @@ def ctl(where: str | None, file: Path | None, command: tuple[str, ...]) -> None:
 
 
 @main.command("import")
-@click.argument("program", type=click.Choice(["haproxy", "nginx", "caddy"]))
+@click.argument("program", type=click.Choice(["haproxy", "nginx", "caddy", "traefik"]))
 @click.argument(
     "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path, readable=False)
 )
@@ -210,9 +210,9 @@ def import_(  # noqa: PLR0917 - click passes all of them by name
     as_diff: bool,
     mend: bool,
 ) -> None:
-    """Translate the configuration of HAProxy, nginx or Caddy, and print it.
+    """Translate the configuration of HAProxy, nginx, Caddy or Traefik, and print it.
 
-    PROGRAM is haproxy, nginx or caddy. Several FILEs are one configuration, in the order given; a folder means
+    PROGRAM is haproxy, nginx, caddy or traefik. Several FILEs are one configuration, in the order given; a folder means
     for the files in it, by name.
 
     What has no equivalent is reported on standard error as FILE:LINE:COLUMN: what, and what was done instead.

@@ -1,11 +1,12 @@
-"""Importers: the configuration of HAProxy, nginx or Caddy as one of mailproxy.
+"""Importers: the configuration of HAProxy, nginx, Caddy or Traefik as one of mailproxy.
 
 An importer reads files of another program into a draft: mailproxy's tables, with the place that each value
 comes from. Everything that follows is the same for all programs.
 
 Modules, in the order in which files become a text:
     files, place: The files, within bounds, and places in them.
-    haproxy, nginx, caddy: The readers, each with its tables of directives.
+    haproxy, nginx, caddy, traefik: The readers, each with its tables of directives.
+    node: Values of JSON, YAML and TOML with their places.
     directive: What a table of directives is; the documentation's tables are made from it.
     draft, context, report: The draft, and what is to report.
     ports, names, times: Protocols by port, names, and the times of nginx and Caddy.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 
 from mailproxy.config import load_stream
@@ -33,8 +33,7 @@ def take_out_refused(context: Context) -> str:
         faults = _faults(text)
         if not faults:
             return text
-        taken = [fault for fault in faults if _take_out(fault, context)]
-        if not taken:
+        if not _take_out_all(faults, context):
             break
     return write(context.draft)
 
@@ -106,16 +105,32 @@ def _is_expected(fault: Fault) -> bool:
     return fault.fact.startswith(_OF_THE_ENVIRONMENT) or _NO_FRONTEND in fault.fact
 
 
-def _take_out(fault: Fault, context: Context) -> bool:
-    """Take out the value or table that a fault is about; return False if there is none."""
+def _take_out_all(faults: Sequence[Fault], context: Context) -> bool:
+    """Take out the values and tables that faults are about; return False if there are none."""
     paths = {str(ROOT_PATH.joinpath(*path)): path for path in _paths(context.draft, ())}
-    text = fault.path
-    while text not in paths:
-        cut = max(text.rfind("."), text.rfind("["))
-        if cut < 0:
-            return False
+    found = [(path, fault) for fault in faults if (path := _nearest(fault.path, paths)) is not None]
+    chosen = dict(reversed(found))  # the first fault of each
+    outermost = [path for path in chosen if not any(path[:end] in chosen for end in range(1, len(path)))]
+    # From the end: the indexes of rows before one that is taken out stay valid.
+    ordered = sorted(
+        outermost, key=lambda path: [(isinstance(step, int), step) for step in path], reverse=True
+    )
+    return any([_take_out(path, chosen[path], context) for path in ordered])  # noqa: C419 - all of them
+
+
+def _nearest(text: str, paths: Mapping[str, Path]) -> Path | None:
+    """Return the path of the value or table that a fault's path names, or is below; no whole section."""
+    if text in paths:
+        return paths[text]
+    while (cut := max(text.rfind("."), text.rfind("["))) >= 0:
         text = text[:cut]
-    path = paths[text]
+        if text in paths:
+            return paths[text] if len(paths[text]) > 1 else None
+    return None
+
+
+def _take_out(path: Path, fault: Fault, context: Context) -> bool:
+    """Take out what is at a path; return False if it depends on the environment."""
     owner, item = _parent(context.draft, path)
     if _depends_on_environment(item):
         return False

@@ -64,18 +64,19 @@ def decode(content: bytes, name: str) -> str:
     return text.replace(VARIABLE_START, "\ufffd").replace(VARIABLE_END, "\ufffd")
 
 
-def expand_folders(paths: list[Path], suffix: str) -> list[Path]:
+def expand_folders(paths: list[Path], suffix: str | tuple[str, ...]) -> list[Path]:
     """Return the files in the order given, and for a folder its files with a suffix, by name.
 
     Raises:
         ConfigError: There are no files, or too many.
     """
     files: list[Path] = []
+    shown = suffix if isinstance(suffix, str) else " or *".join(suffix)
     for path in paths:
         if path.is_dir():
             found = sorted(file for file in path.iterdir() if file.name.endswith(suffix) and file.is_file())
             if not found:
-                raise ConfigError([Fault("", f"is a folder without files named *{suffix}")], str(path))
+                raise ConfigError([Fault("", f"is a folder without files named *{shown}")], str(path))
             files += found
         else:
             files.append(path)

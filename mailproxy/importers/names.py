@@ -38,6 +38,15 @@ def name_of_port(port: int | None) -> str:
     return "mail" if port is None else _OF_PORTS.get(port, f"port-{port}")
 
 
+def port_of_name(name: str) -> int | None:
+    """Return the port of a service that a name is, such as ``imaps`` or ``mail-993``; None if it is none."""
+    word = name.lower().replace("_", "-")
+    digits = re.search(r"(?:^|-)([0-9]{2,5})$", word)
+    if digits is not None and int(digits[1]) in _OF_PORTS:
+        return int(digits[1])
+    return next((port for port, service in _OF_PORTS.items() if service == word), None)
+
+
 def unused_name(wanted: str, taken: Container[str]) -> str:
     """Return a name that is not taken: the wanted one, else with a number from 2.
 

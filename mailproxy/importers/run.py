@@ -20,6 +20,7 @@ from mailproxy.importers.models import leave_out_unsupported
 from mailproxy.importers.nginx.convert import convert as convert_nginx
 from mailproxy.importers.place import Place
 from mailproxy.importers.report import Entry
+from mailproxy.importers.traefik.convert import convert as convert_traefik
 from mailproxy.importers.traps import find_traps
 from mailproxy.importers.trim import trim
 
@@ -32,12 +33,12 @@ class Program:
 
     Attributes:
         title: Its name.
-        suffix: How the names of its files end, in a folder.
+        suffix: How the names of its files end, in a folder; one or several.
         convert: Fills a draft.
     """
 
     title: str
-    suffix: str
+    suffix: str | tuple[str, ...]
     convert: Convert
 
 
@@ -45,6 +46,7 @@ PROGRAMS: Mapping[str, Program] = {
     "haproxy": Program("HAProxy", ".cfg", convert_haproxy),
     "nginx": Program("nginx", ".conf", convert_nginx),
     "caddy": Program("Caddy", "Caddyfile", convert_caddy),
+    "traefik": Program("Traefik", (".toml", ".yml", ".yaml"), convert_traefik),
 }
 _TO_FRAGMENT = "there is no frontend for mail in these files, so what was written is part of a configuration"
 

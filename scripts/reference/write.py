@@ -40,6 +40,7 @@ from mailproxy.importers.caddy.directives import PAGE_GROUPS as CADDY
 from mailproxy.importers.directive import pages
 from mailproxy.importers.haproxy.directives import PAGE_GROUPS as HAPROXY
 from mailproxy.importers.nginx.directives import PAGE_GROUPS as NGINX
+from mailproxy.importers.traefik.directives import PAGE_GROUPS as TRAEFIK
 from mailproxy.log import END_REASONS, EndReason, Phase
 from mailproxy.log.events import EVENTS, Event
 from mailproxy.log.fields import SESSION_FIELDS
@@ -387,7 +388,12 @@ def with_metrics(page: str) -> str:
     return replace_part(page, "metrics", metrics())
 
 
-MIGRATION = {"haproxy": ("HAProxy", HAPROXY), "nginx": ("nginx", NGINX), "caddy": ("Caddy", CADDY)}
+MIGRATION = {
+    "haproxy": ("HAProxy", HAPROXY),
+    "nginx": ("nginx", NGINX),
+    "caddy": ("Caddy", CADDY),
+    "traefik": ("Traefik", TRAEFIK),
+}
 
 
 def with_directives(program: str, page: str) -> str:

@@ -12,7 +12,10 @@ import tomli
 import mailproxy
 from mailproxy.config import load_stream
 from mailproxy.errors import ConfigError
-from mailproxy.importers.draft import from_plain
+from mailproxy.importers.accept import take_out_refused
+from mailproxy.importers.context import Context
+from mailproxy.importers.draft import Table, from_plain
+from mailproxy.importers.place import Origin, Place
 from mailproxy.importers.writer import write
 from tests.support.imports import FILES, import_file
 
@@ -108,3 +111,30 @@ def test_environment_of_the_import_is_not_written() -> None:
     assert 'address = "${MAIL3}:143"' in text
     assert 'address = "10.30.0.1:143"' in text
     assert 'client = "${IDLE:-31m}"' in text
+
+
+def test_what_mailproxy_refuses_takes_nothing_else_with_it() -> None:
+    """A frontend that is taken out has more faults, which are not those of its section."""
+    context = Context("test")
+    source = Origin(Place("file", 1, 1))
+    frontends = context.draft.table("frontends")
+    for name, modes in (("one", ["tls"]), ("two", ["forward"]), ("three", ["tls"])):
+        table = Table(place=source.place)
+        table.set("protocol", "imap", source)
+        table.set("backend", "b", source)
+        for mode in modes:
+            bind = Table(place=source.place)
+            bind.set("address", f"*:{993 if mode == 'tls' else 143}", source)
+            bind.set("mode", mode, source)
+            table.rows("bind").append(bind)
+        route = Table(place=source.place)
+        route.set("sni" if mode == "tls" else "port", ["a.example"] if mode == "tls" else [143], source)
+        route.set("backend", "b", source)
+        table.rows("routes").append(route)
+        frontends.keys[name] = table
+    server = Table(place=source.place)
+    server.set("address", "192.0.2.1:143", source)
+    context.draft.table("backends").table("b").rows("servers").append(server)
+    text = take_out_refused(context)
+    assert list(frontends.keys) == ["two"]
+    assert load_stream(BytesIO(text.encode())).frontends["two"].routes

@@ -43,6 +43,17 @@ def caddy_text(lines: int) -> str:
     return f"{{\nlayer4 {{\n{''.join(block.format(n, address(n)) for n in range(lines // 5))}}}\n}}\n"
 
 
+def traefik_text(lines: int) -> str:
+    numbers = range(lines // 9)
+    points = "".join(f'[entryPoints.p{n}]\naddress = "127.0.{address(n)}:993"\n' for n in numbers)
+    routers = "".join(
+        f'[tcp.routers.r{n}]\nrule = "HostSNI(`*`)"\nservice = "s{n}"\nentryPoints = ["p{n}"]\n'
+        for n in numbers
+    )
+    servers = '[[tcp.services.s{0}.loadBalancer.servers]]\naddress = "192.0.2.1:1{0}"\n'
+    return points + routers + "".join(servers.format(n) for n in numbers)
+
+
 def address(number: int) -> str:
     return f"{number >> 8}.{number & 255}"
 
@@ -51,14 +62,19 @@ TEXTS: dict[str, Callable[[int], str]] = {
     "haproxy": haproxy_text,
     "nginx": nginx_text,
     "caddy": caddy_text,
+    "traefik": traefik_text,
 }
+
+
+def file_name(program: str) -> str:
+    return "traefik.toml" if program == "traefik" else program
 
 
 def calls(program: str, lines: int) -> int:
     """Return the number of function calls of an import."""
     text = TEXTS[program](lines)
     profile = cProfile.Profile()
-    profile.runcall(import_texts, program, [(program, text)])
+    profile.runcall(import_texts, program, [(file_name(program), text)])
     return pstats.Stats(profile).total_calls  # type: ignore[attr-defined, no-any-return]  # the stubs lack it
 
 
@@ -73,8 +89,8 @@ def test_work_is_linear(program: str) -> None:
 @pytest.mark.parametrize("program", TEXTS)
 def test_twenty_thousand_lines(program: str) -> None:
     text = TEXTS[program](20_000)
-    result = import_texts(program, [(program, text)])
-    frontends = {"haproxy": "\nfrontend ", "nginx": "listen", "caddy": ":993"}[program]
+    result = import_texts(program, [(file_name(program), text)])
+    frontends = {"haproxy": "\nfrontend ", "nginx": "listen", "caddy": ":993", "traefik": ":993"}[program]
     assert result.text.count("[frontends.") == text.count(frontends)
 
 

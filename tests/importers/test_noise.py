@@ -80,7 +80,7 @@ def test_mutated_file(drawn: tuple[str, bytes]) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from(["haproxy", "nginx", "caddy"]), st.binary(max_size=200))
+@given(st.sampled_from(["haproxy", "nginx", "caddy", "traefik"]), st.binary(max_size=200))
 @example("caddy", b'{"apps":')
 @example("caddy", b'{"a": 1e9999}')
 @example("nginx", b"a\\")
@@ -91,20 +91,20 @@ def test_any_bytes(program: str, content: bytes) -> None:
 
 @settings(max_examples=120, deadline=None)
 @given(
-    st.sampled_from(["haproxy", "nginx", "caddy"]),
+    st.sampled_from(["haproxy", "nginx", "caddy", "traefik"]),
     st.lists(st.sampled_from([*WORDS, b"\n", b"\n ", b" "]), max_size=60),
 )
 def test_any_words(program: str, words: list[bytes]) -> None:
     import_bytes(program, b" ".join(words))
 
 
-@pytest.mark.parametrize("program", ["haproxy", "nginx", "caddy"])
+@pytest.mark.parametrize("program", ["haproxy", "nginx", "caddy", "traefik"])
 def test_deep_nesting(program: str) -> None:
     for text in ("a {\n" * 5_000, "[" * 5_000, '{"a":' * 5_000, ".if 1\n" * 5_000):
         import_bytes(program, text.encode())
 
 
-@pytest.mark.parametrize("program", ["haproxy", "nginx", "caddy"])
+@pytest.mark.parametrize("program", ["haproxy", "nginx", "caddy", "traefik"])
 def test_zero_bytes_are_no_text(program: str) -> None:
     with pytest.raises(ConfigError, match=r"^file:2:3: the byte 0x00 is no text"):
         import_texts(program, [("file", decode(b"a\nbc\0", "file"))])

@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "importers" / "configs"
 FILES = sorted(
     path
     for path in CONFIGS.iterdir()
-    if path.suffix in (".cfg", ".conf", ".json") or "Caddyfile" in path.name
+    if path.suffix in (".cfg", ".conf", ".json", ".yml", ".toml") or "Caddyfile" in path.name
 )
 
 
@@ -22,6 +22,8 @@ def program_of(file: Path) -> str:
     """Return the program whose configuration a file is."""
     if file.suffix == ".cfg":
         return "haproxy"
+    if file.suffix in (".yml", ".toml"):
+        return "traefik"
     return "nginx" if file.suffix == ".conf" else "caddy"
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mailproxy.config.units import write_duration
-from mailproxy.importers.caddy.json_text import Node
 from mailproxy.importers.caddy.model import Certificates, Handler, Matcher, Option, Route, Server, Upstream
 from mailproxy.importers.context import Context
+from mailproxy.importers.node import Node
 
 # The options of the Caddyfile, by their paths in JSON.
 _PROXY = {

@@ -4,60 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TypeAlias
-
-from attrs import define
 
 from mailproxy.importers.files import refuse
+from mailproxy.importers.node import Node
 from mailproxy.importers.place import Place, variable
 
 DEPTH_MAX = 64  # values inside each other
-
-Scalar: TypeAlias = "str | int | float | bool | None"
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4}))*"')
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,300})(?:\.[0-9]{1,300})?(?:[eE][+-]?[0-9]{1,4})?")
 _VARIABLE = re.compile(r"\{env\.([A-Za-z_][A-Za-z0-9_]*)\}")
 _WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None}
-
-
-@define
-class Node:
-    """A value with its place."""
-
-    place: Place
-    value: dict[str, Node] | list[Node] | Scalar
-
-    def get(self, *path: str) -> Node | None:
-        """Return the value of a key, or of a key in nested objects; None if there is none."""
-        node: Node | None = self
-        for key in path:
-            node = node.value.get(key) if node is not None and isinstance(node.value, dict) else None
-        return node
-
-    def items(self, *path: str) -> list[Node]:
-        """Return the items of a list; none if there is no such list."""
-        node = self.get(*path)
-        return node.value if node is not None and isinstance(node.value, list) else []
-
-    def entries(self, *path: str) -> dict[str, Node]:
-        """Return the entries of an object; none if there is no such object."""
-        node = self.get(*path)
-        return node.value if node is not None and isinstance(node.value, dict) else {}
-
-    @property
-    def text(self) -> str:
-        """A single value as text; empty for null, lists and objects."""
-        if isinstance(self.value, bool):
-            return "true" if self.value else "false"
-        return "" if self.value is None or isinstance(self.value, (dict, list)) else str(self.value)
-
-    @property
-    def texts(self) -> list[str]:
-        """The single values of a list, or the one value, as text."""
-        nodes = self.value if isinstance(self.value, list) else [self]
-        return [node.text for node in nodes if not isinstance(node.value, (dict, list))]
 
 
 def parse(text: str, file: str) -> Node:
