@@ -1,4 +1,4 @@
-"""Files with lists of networks: ``"file:PATH"`` in a list stands for the networks of the file.
+"""Files with lists of networks: ``"file:PATH"`` in a list means the networks of the file.
 
 A file has one network or address in each line. What follows ``#`` or ``;`` is a comment, as in the lists that
 HAProxy (``-f``), fail2ban and Spamhaus use.

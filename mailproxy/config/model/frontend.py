@@ -107,7 +107,7 @@ class Route:
     client: tuple[Network, ...] = setting(
         "condition: the client's address is in one of these networks",
         (),
-        details='`"file:PATH"` stands for the networks of a file, one in each line. It is read at the start and at each '
+        details='`"file:PATH"` means the networks of a file, one in each line. It is read at the start and at each '
         "reload.",
     )
     port: tuple[Port, ...] = setting("condition: the client connected to one of these ports", ())

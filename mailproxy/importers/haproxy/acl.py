@@ -185,7 +185,7 @@ def _values_of_file(word: Word) -> list[str]:
 
 
 def _network_file(word: Word) -> list[str]:
-    """Return what stands for the networks of a file in mailproxy, too."""
+    """Return the entry of a list of networks that means those of a file."""
     file, _ = _find_beside(word.text, word.place)
     _networks_of(file)
     return [f"{PREFIX}{file}"]

@@ -185,7 +185,7 @@ def tracked_check(
 def _tracked(
     name: str, proxy: Proxy, proxies: Mapping[str, Proxy], server: ServerLine
 ) -> tuple[ServerLine, Proxy] | None:
-    """Return the server with a check that a name stands for, and its backend; servers may track on."""
+    """Return the server with a check that a name leads to, and its backend. Tracked servers may track others."""
     seen: set[tuple[str, str]] = set()
     while (proxy.name, name) not in seen:
         seen.add((proxy.name, name))
