@@ -15,7 +15,7 @@ def _row(shown: str, meaning: str) -> Directive[Handler]:
 
 ENTRY_POINTS = Group[Handler]("Entry points", (
     _row("`entryPoints.NAME.address`", '`[frontends.NAME]` with `address` of a bind: `":993"` is `"[::]:993"`, `"0.0.0.0:993"` is `"*:993"`'),
-    _row("an entry point that the files do not have", "the port of its name, such as 993 for `imaps` or `mail-993`, and a line of the report"),
+    _row("an entry point that the files do not have", "the port of its name, such as 993 for imaps or mail-993, and a line of the report"),
     _row("`/udp`", "not here: mail is TCP"),
     _row("`proxyProtocol.trustedIPs`", "`accept_proxy` of a bind, with `proxy_optional = true`"),
     _row("`proxyProtocol.insecure`", "`accept_proxy` with all networks, and advice"),

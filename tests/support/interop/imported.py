@@ -306,12 +306,16 @@ _TCPLOG = re.compile(
 )
 
 
+_QUIET_LOOKS = 5
+
+
 def _lines(log: Callable[[], Sequence[str]], before: int, names: set[str], count: int) -> tuple[str, ...]:
-    """Return the lines of sessions of some frontends, as soon as there are as many as clients."""
+    """Return the lines of sessions of some frontends, as soon as there are as many as clients and no more come."""
     deadline = time.monotonic() + 3.0
     found: list[str] = []
+    quiet = 0  # looks without another line; a client that is closed may have a line, or none
     while names and time.monotonic() < deadline:
-        found = []
+        known, found = len(found), []
         for line in log()[before:]:
             match = _TCPLOG.search(line)
             # sessions that a rule rejects when they connect have no line in HAProxy
@@ -319,7 +323,8 @@ def _lines(log: Callable[[], Sequence[str]], before: int, names: set[str], count
                 found.append(
                     f"{match['client']} {match['frontend']} {match['server']} {_size(match['bytes'])} {match['state']} {match['retries']}"
                 )
-        if len(found) >= count:
+        quiet = quiet + 1 if len(found) == known else 0
+        if len(found) >= count and quiet >= _QUIET_LOOKS:
             break
         time.sleep(0.02)
     return tuple(sorted(found))
