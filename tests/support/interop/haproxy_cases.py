@@ -61,12 +61,12 @@ CASES = (
     _listen("server-maxconn", "    no option dontlognull\n    timeout queue 300ms\n    server a {s1} maxconn 1\n", KEPT, Visit(), expected=("s1", "closed")),
     _listen("silent-queue", "    no option dontlognull\n    timeout connect 300ms\n    server a {s1} maxconn 1\n", KEPT, Visit(), expected=("s1", "closed")),
     # Retries.
-    _listen("retries-0", "    retries 0\n    server a {dead}\n", Visit(), expected=("closed",)),
+    _listen("retries-0", "    no option dontlognull\n    retries 0\n    server a {dead}\n", Visit(), expected=("closed",)),
     _listen("no-redispatch", "    no option dontlognull\n    retries 1\n    server a {dead}\n    server b {s2}\n", Visit(), Visit(), expected=("closed", "s2")),
     _listen("redispatch", "    option redispatch\n    retries 1\n    server a {dead}\n    server b {s2}\n", Visit(), Visit(), expected=("s2", "s2")),
     _listen("redispatch-every-retry", "    option redispatch 1\n    retries 2\n    server a {dead}\n    server b {s2}\n", Visit(), expected=("s2",)),
     _listen(
-        "option-switched-off", "    no option redispatch\n    retries 1\n    server a {dead}\n    server b {s2}\n", Visit(), expected=("closed",),
+        "option-switched-off", "    no option dontlognull\n    no option redispatch\n    retries 1\n    server a {dead}\n    server b {s2}\n", Visit(), expected=("closed",),
         defaults=f"{_DEFAULTS}    option redispatch\n",
     ),
     # PROXY headers.
@@ -92,7 +92,7 @@ CASES = (
     _listen("server-tls", "    server a {t1} ssl verify none\n", expected=("t1",) * 4),
     _listen("server-tls-verified", "    server a {t1} ssl verify required ca-file {folder}/ca.pem verifyhost mail.internal\n", Visit(), expected=("t1",)),
     _listen("server-tls-chain", "    server a {t1} ssl verify required ca-file {folder}/ca.pem\n", Visit(), expected=("t1",)),
-    _listen("server-tls-other-name", "    retries 0\n    server a {t1} ssl verify required ca-file {folder}/ca.pem verifyhost other.internal\n", Visit(), expected=("closed",)),
+    _listen("server-tls-other-name", "    no option dontlognull\n    retries 0\n    server a {t1} ssl verify required ca-file {folder}/ca.pem verifyhost other.internal\n", Visit(), expected=("closed",)),
     # Routes.
     _case(
         "names-passed-through",

@@ -259,7 +259,8 @@ class Servers:
             for word in line.split()[1:2]
         }
         ended = len([each for each in clients if each != "closed"]) if names else 0
-        return Outcome(tuple(clients), self.take_seen(), _lines(log, before, names, ended))
+        looks = _QUIET_LOOKS if "closed" not in clients else _QUIET_LOOKS_CLOSED
+        return Outcome(tuple(clients), self.take_seen(), _lines(log, before, names, ended, looks))
 
     def _visit(self, visit: Visit, port: int) -> tuple[str, socket.socket | None]:
         """Return what a client sees: the server's name, or how the connection ends; and the connection if it stays."""
@@ -306,14 +307,17 @@ _TCPLOG = re.compile(
 )
 
 
-_QUIET_LOOKS = 5
+# Looks without another line, 20 ms apart. A client that is closed may have a line, or none.
+_QUIET_LOOKS, _QUIET_LOOKS_CLOSED = 5, 50
 
 
-def _lines(log: Callable[[], Sequence[str]], before: int, names: set[str], count: int) -> tuple[str, ...]:
+def _lines(
+    log: Callable[[], Sequence[str]], before: int, names: set[str], count: int, looks: int
+) -> tuple[str, ...]:
     """Return the lines of sessions of some frontends, as soon as there are as many as clients and no more come."""
     deadline = time.monotonic() + 3.0
     found: list[str] = []
-    quiet = 0  # looks without another line; a client that is closed may have a line, or none
+    quiet = 0
     while names and time.monotonic() < deadline:
         known, found = len(found), []
         for line in log()[before:]:
@@ -324,7 +328,7 @@ def _lines(log: Callable[[], Sequence[str]], before: int, names: set[str], count
                     f"{match['client']} {match['frontend']} {match['server']} {_size(match['bytes'])} {match['state']} {match['retries']}"
                 )
         quiet = quiet + 1 if len(found) == known else 0
-        if len(found) >= count and quiet >= _QUIET_LOOKS:
+        if len(found) >= count and quiet >= looks:
             break
         time.sleep(0.02)
     return tuple(sorted(found))
