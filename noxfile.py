@@ -10,7 +10,7 @@ from pathlib import Path
 import nox
 
 nox.options.sessions = ["lint", "types", "docs", "tests"]
-# Each test has its own ports and folders. The programs of tests/interop share theirs, so those tests run one by one.
+# Each test has its own ports and folders.
 SIDE_BY_SIDE = ["--numprocesses=auto", "--dist=worksteal", "--ignore=tests/interop"]
 
 
@@ -62,7 +62,8 @@ def peers(session: nox.Session) -> None:
         session.run("pytest", "--peers", *session.posargs)
         return
     session.run("pytest", *SIDE_BY_SIDE, "-m", "slow")
-    session.run("pytest", "--peers", "tests/interop")
+    # The tests of a file share programs, which are started once.
+    session.run("pytest", "--peers", "--numprocesses=3", "--dist=loadfile", "tests/interop")
 
 
 @nox.session

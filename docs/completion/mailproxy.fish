@@ -4,7 +4,7 @@
 function __mailproxy_command
     set -l path
     for word in (commandline -opc)[2..]
-        if contains -- (string join ' ' $path $word) check completion ctl demo explain import run schema top
+        if contains -- (string join ' ' $path $word) certs 'certs list' 'certs obtain' 'certs revoke' 'certs test' 'certs tlsa' check completion ctl demo explain import run schema top
             set -a path $word
         end
     end
@@ -31,6 +31,7 @@ function __mailproxy_runtime_words
     set -l before (string join ' ' $words '')
     test -n "$words"; or set before ''
     for line in \
+        'acme status' \
         'cancel drain frontend' \
         'cancel drain server' \
         'clear counters' \
@@ -86,6 +87,7 @@ function __mailproxy_runtime_words
 end
 
 complete -c mailproxy -f
+complete -c mailproxy -n __mailproxy_at -a certs -d 'List, obtain and revoke certificates'
 complete -c mailproxy -n __mailproxy_at -a check -d 'List the faults of a configuration, and advice'
 complete -c mailproxy -n __mailproxy_at -a completion -d 'Print a script for shell completion'
 complete -c mailproxy -n __mailproxy_at -a ctl -d 'Send a command to the running proxy, such as: show stat'
@@ -97,6 +99,23 @@ complete -c mailproxy -n __mailproxy_at -a schema -d 'Print the JSON Schema of t
 complete -c mailproxy -n __mailproxy_at -a top -d 'Show the running proxy live in the terminal: servers, backends, frontends, sessions'
 complete -c mailproxy -n __mailproxy_at -l version -d 'Show the version and exit'
 complete -c mailproxy -n __mailproxy_at -s h -l help -d 'Show this message and exit'
+complete -c mailproxy -n '__mailproxy_at certs' -a list -d 'List every name with the end of its certificate, and the attempts to obtain it'
+complete -c mailproxy -n '__mailproxy_at certs' -a obtain -d 'Obtain certificates now, even if they are not due'
+complete -c mailproxy -n '__mailproxy_at certs' -a revoke -d 'Revoke the certificates of these names'
+complete -c mailproxy -n '__mailproxy_at certs' -a test -d 'Obtain certificates from the authority'"'"'s test directory, and keep nothing'
+complete -c mailproxy -n '__mailproxy_at certs' -a tlsa -d 'Print the TLSA records of the keys in use, and of next keys, as lines of a zone file'
+complete -c mailproxy -n '__mailproxy_at certs' -s h -l help -d 'Show this message and exit'
+complete -c mailproxy -n '__mailproxy_at certs list' -s h -l help -d 'Show this message and exit'
+complete -c mailproxy -n '__mailproxy_at certs list' -F
+complete -c mailproxy -n '__mailproxy_at certs obtain' -s h -l help -d 'Show this message and exit'
+complete -c mailproxy -n '__mailproxy_at certs obtain' -F
+complete -c mailproxy -n '__mailproxy_at certs revoke' -l reason -r -f -a 'unspecified key-compromise superseded cessation-of-operation' -d Why
+complete -c mailproxy -n '__mailproxy_at certs revoke' -s h -l help -d 'Show this message and exit'
+complete -c mailproxy -n '__mailproxy_at certs revoke' -F
+complete -c mailproxy -n '__mailproxy_at certs test' -s h -l help -d 'Show this message and exit'
+complete -c mailproxy -n '__mailproxy_at certs test' -F
+complete -c mailproxy -n '__mailproxy_at certs tlsa' -s h -l help -d 'Show this message and exit'
+complete -c mailproxy -n '__mailproxy_at certs tlsa' -F
 complete -c mailproxy -n '__mailproxy_at check' -l strict -d 'Exit with 1 if there is advice'
 complete -c mailproxy -n '__mailproxy_at check' -l live -d 'Resolve and check every server once, and print a table'
 complete -c mailproxy -n '__mailproxy_at check' -l format -r -f -a 'text json' -d 'With json, print one list of faults and advice on standard output, for programs'

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
 from mailproxy.admin.target import FrontendFigures, ProcessState, Recent
+from mailproxy.certificates.acme_status import AcmeStatus
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.log import Follower
@@ -31,10 +32,11 @@ class SingleTarget:
 
     workers = 1
 
-    def __init__(self, process: SingleProcess) -> None:
+    def __init__(self, process: SingleProcess, acme: Callable[[], Sequence[AcmeStatus]] = tuple) -> None:
         self._process = process
         self._service = process.service
         self._monitor = process.monitor
+        self._acme = acme
         self._figures = Figures()
         self.sample()
 
@@ -72,6 +74,11 @@ class SingleTarget:
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
         return self._monitor.certificates
+
+    @property
+    def acme(self) -> Sequence[AcmeStatus]:
+        """How the certificates are that are obtained by ACME."""
+        return self._acme()
 
     @property
     def certificate_store(self) -> CertificateStore | None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from attrs import frozen
 
+from mailproxy.certificates.acme_status import AcmeStatus
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.log import EventRecord, Follower, Record, SessionRecord
@@ -117,6 +118,10 @@ class Target(Protocol):
     @property
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
+
+    @property
+    def acme(self) -> Sequence[AcmeStatus]:
+        """How the certificates are that are obtained by ACME."""
 
     @property
     def certificate_store(self) -> CertificateStore | None:

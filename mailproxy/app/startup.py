@@ -17,6 +17,7 @@ from mailproxy.log import Output
 from mailproxy.net.listener import Slots, close_slots
 from mailproxy.net.passing.adopt import open_slots
 from mailproxy.net.passing.sockets import PassedSockets
+from mailproxy.proxy.acme_checks import check_acme
 from mailproxy.proxy.host_checks import (
     check_admin_sockets,
     check_binds,
@@ -47,6 +48,7 @@ def load_and_check(config: Config) -> CertificateStore:
         check_admin_sockets,
         check_http,
         check_loops,
+        check_acme,
     ):
         check(config, store.add)
     if store.faults:

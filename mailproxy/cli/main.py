@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from mailproxy import __version__
+from mailproxy.cli.certs import certs
 from mailproxy.cli.report import Writer, write_json, write_text
 from mailproxy.config import Config, json_schema, load, load_admin, load_stream
 from mailproxy.errors import ConfigError, Fault
@@ -80,7 +81,7 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
     write: Writer = write_json if form == "json" else write_text
     try:
         config = _load_any(file)
-        from mailproxy.app import advise, check_all_servers, load_and_check, table, worker_count
+        from mailproxy.app import advise, check_all_servers, check_tlsa, load_and_check, table, worker_count
 
         store = load_and_check(config)
         if store.expired:
@@ -95,6 +96,7 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
         if is_plain:
             click.echo(table(results))
         advice += [result.fault for result in results if result.fault is not None]
+        advice += check_tlsa(config, store)
     write("advice", config.source_map.locate_all(advice), config.source)
     if is_plain:
         click.echo(f"{file}: {_summary(config, worker_count(config), len(advice))}")
@@ -244,6 +246,9 @@ def import_(  # noqa: PLR0917 - click passes all of them by name
         for entry in result.entries:
             click.echo(str(entry), err=True)
     sys.exit(ADVISED if strict and result.has_losses else 0)
+
+
+main.add_command(certs)
 
 
 @main.command()

@@ -149,6 +149,7 @@ def _validate(mapping: Table, diagnostics: Diagnostics) -> Table:
         "tracing": lambda value, path: check_table(model.Tracing, value, path, diagnostics),
         "admin": lambda value, path: check_table(model.Admin, value, path, diagnostics),
         "metrics": lambda value, path: check_table(model.Metrics, value, path, diagnostics),
+        "acme": lambda value, path: _validate_named(model.Acme, value, path, diagnostics),
         "defaults": lambda value, path: _validate_layers(value, path, diagnostics, without=("name",)),
         "profiles": lambda value, path: {
             name: _validate_layers(layers, path / name, diagnostics, without=("name", "profile"))

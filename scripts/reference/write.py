@@ -54,6 +54,10 @@ TABLES = {
     "[tracing]": model.Tracing,
     "[admin]": model.Admin,
     "[metrics]": model.Metrics,
+    "[acme.NAME]": model.Acme,
+    "dns of [acme.NAME]": model.AcmeDns,
+    "rfc2136 of dns": model.Rfc2136,
+    "eab of [acme.NAME]": model.AcmeEab,
     "[frontends.NAME]": model.Frontend,
     "[[frontends.NAME.bind]]": model.Bind,
     "[[frontends.NAME.routes]]": model.Route,
@@ -190,7 +194,7 @@ def wrapped(text: str) -> str:
 
 def shown_keys(title: str, table: type) -> list[Key]:
     """Return the keys of a table without the name that is in its heading."""
-    named = title in ("[frontends.NAME]", "[backends.NAME]")
+    named = title in ("[acme.NAME]", "[frontends.NAME]", "[backends.NAME]")
     return [key for key in keys_of(table).values() if not (named and key.name == "name")]
 
 

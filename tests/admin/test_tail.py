@@ -24,7 +24,7 @@ from mailproxy.log import EventRecord, LostRecords, Record, RecordBuffer
 from mailproxy.log.events import READY
 from tests.admin.conftest import Administered
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 
 
 @define

@@ -6,6 +6,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import mailproxy
 from mailproxy.config.difference import Difference, compare
 
@@ -134,3 +136,18 @@ def test_what_needs_a_restart_is_named_and_stays() -> None:
     )
     assert not found.config.frontends["imap"].bind[0].free_bind
     assert found.config.frontends["imap"].bind[0].backlog == 9
+
+
+@pytest.mark.parametrize(
+    ("user", "address", "is_named"),
+    [("nobody", "*:80", True), ("nobody", "*:8080", False), (None, "*:80", False)],
+)
+def test_listener_for_http_01_that_needs_privileges(user: str | None, address: str, is_named: bool) -> None:
+    """Privileges for ports below 1024 are given up at the start, if there is another user."""
+    process = {} if user is None else {"user": user}
+    acme = {"terms_agreed": True, "challenge": "http-01", "storage": "/none", "http": address}
+    old = mailproxy.from_mapping({**BASE, "process": process})
+    new = mailproxy.from_mapping({**BASE, "process": process, "acme": {"le": acme}})
+    expected = (f"acme le http: a listener on {address}",) if is_named else ()
+    assert compare(old, new).needs_restart == expected
+    assert not compare(new, new).needs_restart

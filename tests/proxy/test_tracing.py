@@ -31,7 +31,7 @@ from tests.support.proxy.proxy_harness import ProxyHarness
 from tests.support.smallest_config import smallest_config
 from tests.support.worker_group import GreetingServer, WorkerGroup, configuration
 
-TIMEOUT_S = 15.0
+TIMEOUT_S = 30.0
 NANOSECONDS = 1_000_000_000
 
 

@@ -148,6 +148,10 @@ def with_files(text: str, root: Path, ca: ThrowAwayCA) -> str:
         (folder / "token").chmod(0o600)
         for name in ("ca.pem", "users-ca.pem"):
             (folder / name).write_bytes(ca.pem.read_bytes())
+        for name in ("acme.key", "eab.key"):
+            (folder / name).write_text("c2VjcmV0")
+        (folder / "dns-hook").write_text("#!/bin/sh\n")
+        (folder / "dns-hook").chmod(0o755)
         (folder / "users-crl.pem").write_bytes(ca.revoke(certificate).read_bytes())
     for old, new in {
         "/etc/": f"{root}/etc/",

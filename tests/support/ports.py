@@ -34,7 +34,7 @@ def free_port(hosts: Iterable[str] = ("127.0.0.1",)) -> int:
 
 
 def first_free_port(number: int) -> int:
-    """Return the first of so many neighbouring ports that are free on 127.0.0.1."""
+    """Return the first of ``number`` neighbouring ports that are free on 127.0.0.1."""
     for _ in range(len(PORTS)):
         first = free_port()
         if all(_is_free("127.0.0.1", port) and _claim(port) for port in range(first + 1, first + number)):

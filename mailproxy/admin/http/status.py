@@ -18,6 +18,7 @@ from mailproxy.admin.http.advice import CurrentAdvice
 from mailproxy.admin.runtime.show.stat import server_address, server_status
 from mailproxy.admin.series import INTERVAL_S, Series
 from mailproxy.admin.target import Recent
+from mailproxy.certificates.acme_status import AcmeStatus
 from mailproxy.config import Config
 from mailproxy.errors import Fault
 from mailproxy.log import EventRecord, SessionRecord
@@ -79,6 +80,7 @@ class Status:
                 for each in target.processes
             ],
             "certificates": self._certificates(),
+            "acme": [_managed(each) for each in self.history.target.acme],
             "drains": [
                 {"what": each.what, "left": each.left, "idle": each.idle, "seconds": round(each.seconds, 1)}
                 for each in target.drains.statuses()
@@ -203,6 +205,25 @@ class Status:
             }
             for each in self.history.target.certificates
         ]
+
+
+def _managed(status: AcmeStatus) -> Json:
+    return {
+        "names": list(status.names),
+        "key_type": status.key_type,
+        "authority": status.authority,
+        "file": status.file,
+        "not_after": _whole(status.expiry),
+        "last_attempt": _whole(status.last_attempt),
+        "last_result": status.last_result,
+        "next_attempt": _whole(status.next_attempt),
+        "failures": status.failures,
+        "is_running": status.is_running,
+    }
+
+
+def _whole(moment: float | None) -> int | None:
+    return None if moment is None else int(moment)
 
 
 def _to_json(value: object) -> str:

@@ -249,6 +249,7 @@ OTHERS = Group[Handler]("Other sections", (
     Directive((), 'not here; `balance = "source"` gives the same server at each proxy', shown="`peers`"),
     Directive((), "not here: let Prometheus alert on [metrics](metrics.md)", shown="`mailers`, `email-alert`"),
     Directive((), "not here: HAProxy's scripts and agents", shown="`lua-load`, `filter spoe`"),
+    Directive((), "`[acme.NAME]`, and `acme` and `names` of `tls`: [ACME](acme.md). The import leaves it to you", shown="`acme` section, `acme` and `domains` of `crt-store`"),
     Directive((), "not here", shown="`userlist`, `cache`, `program`, `ring`, `log-forward`, `http-errors`, `fcgi-app`, `crt-store`"),
     Directive((), "the same: [Admin socket](admin-socket.md)", shown="runtime commands, `socat`, `hatop`"),
     Directive((), "SIGHUP, `mailproxy ctl reload`; see [Reload](reload.md). SIGUSR2 reopens the log here", shown="reload (`SIGUSR2` of the master)"),

@@ -40,7 +40,7 @@ ROUTERS = Group[Handler]("Routers over TCP", (
     _row("`tls.options`", "those of the first router: `min_version`, `max_version`, `curves`, `alpn`, `strict_sni`, `client_verify`, `client_ca`"),
     _row("`cipherSuites`", "not here: the names are not OpenSSL's"),
     _row("`tls.certificates`, `tls.stores.default`", "`certificates`"),
-    _row("`tls.certResolver`", "`certificates` with a folder, until this version obtains them"),
+    _row("`tls.certResolver`", "`acme` and `names` of a frontend's `tls`, and `[acme.NAME]`: [ACME](acme.md)"),
     _row("`ipAllowList`, `ipWhiteList`", "`routes` with `client`, and one with `reject = true` for other clients"),
     _row("`inFlightConn.amount`", "`max_sessions_per_client` of the frontend"),
 ))  # fmt: skip

@@ -52,7 +52,9 @@ class _Walk:
         self._receive_proxy_header()
         if not self._count_client():
             return answer
-        if self._bind.mode in ("tls", "passthrough"):
+        if self._bind.mode == "starttls":
+            self._upgrade()
+        if self._bind.mode in ("tls", "passthrough", "starttls"):
             self._receive_client_hello()
         route = self._select_route()
         if answer.end is None and self._client.hello is not None:
@@ -119,6 +121,19 @@ class _Walk:
             answer.refuse(end_reasons.CLIENT_LIMIT, reached)
             return False
         return True
+
+    def _upgrade(self) -> None:
+        """Tell of the greeting, and of STARTTLS. The client of the question upgrades."""
+        bind, seconds = self._bind, write_duration(self._frontend.timeouts.negotiation)
+        others = (
+            "cannot log in"
+            if self._frontend.requires_starttls(bind)
+            else "is joined to a server in clear text"
+        )
+        self._answer.add_step(
+            f"The proxy greets it in clear text. It has {seconds} for STARTTLS (timeouts.negotiation). A client that "
+            f"does not upgrade {others} (starttls_required)."
+        )
 
     def _receive_client_hello(self) -> None:
         """Describe the ClientHello. Only TLS binds read one, so elsewhere no route can go by it."""
@@ -190,6 +205,10 @@ class _Walk:
             answer.refuse(end_reasons.HANDSHAKE_FAILED, f"the client asks for {request} (strict_sni)")
             return
         first = selection.certificates[0]
+        if first.placeholder == "refuse":
+            fact = f"the certificate {first.path} has not been obtained yet (until_ready = refuse)"
+            answer.refuse(end_reasons.HANDSHAKE_FAILED, fact)
+            return
         answer.certificate = str(first.path)
         files = " or ".join(
             f"{each.path} ({each.key_algorithm or 'other key'})" for each in selection.certificates
@@ -204,6 +223,8 @@ class _Walk:
         if name is None:
             why = "the default, because the client asks for no name"
         answer.add_step(f"TLS ends here, with the certificate {files}: {why}.")
+        if first.placeholder is not None:
+            answer.add_step("That one is self-signed, until ACME has obtained the certificate (until_ready).")
         self._agree_on_protocol()
 
     def _agree_on_protocol(self) -> None:
@@ -239,6 +260,8 @@ def _mode(bind: config.Bind) -> str:
             return "which terminates TLS"
         case "passthrough":
             return "which passes TLS through"
+        case "starttls":
+            return "which terminates TLS after STARTTLS"
         case _:
             return f"mode {bind.mode}"
 

@@ -101,6 +101,7 @@ class Control:
         workers: The number of workers that there are to be.
         generation: The number of the configuration.
         has_failed: Whether the process ends because it could not follow a reload.
+        on_reconfigured: Called when another configuration is in use.
         reloads: Makes the reloads of the configuration.
         registry: The workers.
         frontends: What the operator wants of frontends.
@@ -127,6 +128,7 @@ class Control:
         self.log = log
         self.workers, self.generation = slot.workers, slot.generation
         self.has_failed = False
+        self.on_reconfigured: list[Callable[[], None]] = []
         self.listener_infos = listener_infos
         self._log = log
         self._slot = slot
@@ -237,6 +239,10 @@ class Control:
     def certificates(self) -> list[Certificate]:
         """The certificates in use."""
         return self._monitor.certificates
+
+    def scan_certificates(self) -> None:
+        """Scan the files of certificates, keys, CAs and CRLs now."""
+        self._monitor.scan_certificates()
 
     @property
     def certificate_store(self) -> CertificateStore | None:
@@ -456,6 +462,8 @@ class Control:
         self._log_listening([each for each in commit.listeners if (each.frontend, each.address) not in known])
         self.listener_infos = commit.listeners
         self.config, self.workers, self.generation = config, commit.workers, commit.generation
+        for call in self.on_reconfigured:
+            call()
         assert self._nursery is not None  # noqa: S101 - reloads are made while it runs
         for backend in added:
             self._nursery.start_soon(backend.run_timers)

@@ -1,4 +1,4 @@
-"""Generated configurations and clients: a session's record names what ``explain`` said, 500 times."""
+"""Generated configurations and clients: a session's record names what ``explain`` predicts, 500 times."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Generator:
     def frontend(self, backends: list[str]) -> Line:
         binds = [self.bind(number) for number in range(self.random.randint(1, 3))]
         return {
-            "protocol": "imap",
+            "protocol": "tcp",  # clients send TLS to binds in clear, and their sessions end as they like
             "log_null": True,
             "tls": {"certificates": self.some(self.pems), **self.maybe(strict_sni=[True], alpn=[PROTOCOLS])},
             "bind": [{"address": "127.0.0.1:0", "mode": "tls", "name": "always"}, *binds],

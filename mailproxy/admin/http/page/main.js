@@ -1,7 +1,7 @@
 // Asks for the status every few seconds while the page is seen, and draws it.
 
 import { drawCharts } from "./charts.js";
-import { ADVICE, CERTIFICATES, DRAINS, ENDS, EVENTS, FRONTENDS, SERVERS, WORKERS } from "./columns.js";
+import { ACME, ADVICE, CERTIFICATES, DRAINS, ENDS, EVENTS, FRONTENDS, SERVERS, WORKERS } from "./columns.js";
 import { act, ask, isUnlocked, watchToken, word } from "./commands.js";
 import { bytes, count, duration, moment } from "./format.js";
 import { clearSessions, watchSessions } from "./sessions.js";
@@ -61,6 +61,7 @@ function draw() {
   const ends = byId("only-failures").checked ? status.recent_failures : status.recent_ends;
   fillTable(byId("ends"), ENDS, numbered(ends), (each) => each.rowKey);
   fillTable(byId("certificates"), CERTIFICATES, numbered(status.certificates), (each) => each.rowKey);
+  fillTable(byId("acme"), ACME, numbered(status.acme), (each) => each.rowKey);
   fillTable(byId("workers"), WORKERS, status.workers, (each) => `${each.name} ${each.pid}`);
   fillTable(byId("advice"), ADVICE, numbered(status.advice), (each) => each.rowKey);
   drawSeries(frontends, servers);
