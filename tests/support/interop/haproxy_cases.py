@@ -136,7 +136,7 @@ CASES = (
     _listen("check-port", "    server a {s1} check port {port_s2} inter 5s\n    server b {s2}\n", expected=("s1", "s2", "s1", "s2")),
     _listen("tcp-check", "    option tcp-check\n    tcp-check expect rstring ^\\*\\ OK\n    server a {bye} check inter 200ms\n    server b {s2} check inter 5s\n", down=("NAME/a",), expected=("s2",) * 4),
     _listen("tcp-check-dialogue", "    option tcp-check\n    tcp-check connect default linger\n    tcp-check expect string *\\ OK\n    tcp-check send NOOP\\r\\n\n    tcp-check expect ! string fine\n    server a {s1} check inter 200ms\n    server b {s2}\n", down=("NAME/a",), expected=("s2",) * 4),
-    _listen("smtpchk", "    option smtpchk EHLO lb.example.com\n    server a {busy} check inter 200ms\n    server b {s2}\n", down=("NAME/a",), expected=("s2",) * 4),
+    _listen("ehlo-check", "    option smtpchk EHLO lb.example.com\n    server a {busy} check inter 200ms\n    server b {s2}\n", down=("NAME/a",), expected=("s2",) * 4),
     _listen("check-ssl", "    server a {s1} check check-ssl verify none inter 300ms\n    server b {t2} check ssl verify none inter 5s\n", down=("NAME/a",), expected=("t2",) * 4),
     _listen("ssl-hello-chk", "    option ssl-hello-chk\n    server a {s1} check inter 300ms\n    server b {s2}\n", down=("NAME/a",), expected=("s2",) * 4),
     _listen("check-header", "    server a {p1} check inter 5s send-proxy\n", Visit(), expected=("p1",)),
