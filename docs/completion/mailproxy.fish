@@ -4,7 +4,7 @@
 function __mailproxy_command
     set -l path
     for word in (commandline -opc)[2..]
-        if contains -- (string join ' ' $path $word) certs 'certs list' 'certs obtain' 'certs revoke' 'certs test' 'certs tlsa' check completion ctl demo explain run schema top
+        if contains -- (string join ' ' $path $word) certs 'certs list' 'certs obtain' 'certs revoke' 'certs test' 'certs tlsa' check completion ctl demo explain import run schema top
             set -a path $word
         end
     end
@@ -93,6 +93,7 @@ complete -c mailproxy -n __mailproxy_at -a completion -d 'Print a script for she
 complete -c mailproxy -n __mailproxy_at -a ctl -d 'Send a command to the running proxy, such as: show stat'
 complete -c mailproxy -n __mailproxy_at -a demo -d 'Run the proxy with two demo servers'
 complete -c mailproxy -n __mailproxy_at -a explain -d 'Explain which server a client would get, and why'
+complete -c mailproxy -n __mailproxy_at -a import -d 'Translate the configuration of HAProxy, nginx, Caddy or Traefik, and print it'
 complete -c mailproxy -n __mailproxy_at -a run -d 'Run the proxy in the foreground'
 complete -c mailproxy -n __mailproxy_at -a schema -d 'Print the JSON Schema of the configuration, for editors'
 complete -c mailproxy -n __mailproxy_at -a top -d 'Show the running proxy live in the terminal: servers, backends, frontends, sessions'
@@ -138,6 +139,14 @@ complete -c mailproxy -n '__mailproxy_at explain' -l at -r -f -d 'States of serv
 complete -c mailproxy -n '__mailproxy_at explain' -l format -r -f -a 'text json' -d 'With json, print one object on standard output, for programs'
 complete -c mailproxy -n '__mailproxy_at explain' -s h -l help -d 'Show this message and exit'
 complete -c mailproxy -n '__mailproxy_at explain' -F
+complete -c mailproxy -n '__mailproxy_at import' -l output -s o -r -F -d 'Write the configuration to this file'
+complete -c mailproxy -n '__mailproxy_at import' -l report -d 'Report as a table: file, line, directive, what was done'
+complete -c mailproxy -n '__mailproxy_at import' -l strict -d 'Exit with 1 if there are losses'
+complete -c mailproxy -n '__mailproxy_at import' -l diff -d 'Print each line of the files beside what it became'
+complete -c mailproxy -n '__mailproxy_at import' -l mend -d 'Replace values that are traps for mail with the defaults'
+complete -c mailproxy -n '__mailproxy_at import' -s h -l help -d 'Show this message and exit'
+complete -c mailproxy -n '__mailproxy_at import' -f -a 'haproxy nginx caddy traefik'
+complete -c mailproxy -n '__mailproxy_at import' -F
 complete -c mailproxy -n '__mailproxy_at run' -l replace -d 'Take the listening sockets over from the running instance, which then drains and ends'
 complete -c mailproxy -n '__mailproxy_at run' -s h -l help -d 'Show this message and exit'
 complete -c mailproxy -n '__mailproxy_at run' -F

@@ -32,7 +32,7 @@ ENVIRONMENT = {
 }
 EXIT_STATUS = {
     "0": "No faults. Advice is possible.",
-    "1": "There is advice, and --strict was given.",
+    "1": "There is advice, or import has losses, and --strict was given.",
     "2": "The configuration or the command line is faulty, or the proxy could not start.",
 }
 

@@ -32,8 +32,8 @@ BIND = 'an address such as "*:143", "[::]:993", "127.0.0.1:993", "unix:/run/x.so
 SERVER = 'an address such as "10.0.0.1:993", "10.0.0.2", "imap.internal:993" or "unix:/run/x.sock"'
 NAME = "a name of letters, digits and . _ - : / * [ ]"
 TLVS = "authority, alpn, crc32c, unique-id, ssl-cipher, cert-sig, cert-key, client-cert"
-NETWORK = 'a network such as "10.0.0.0/8" or "2001:db8::/32", or an address'
-PROXY_SOURCE = 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, or "unix"'
+NETWORK = 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, or "file:PATH"'
+PROXY_SOURCE = 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, "file:PATH", or "unix"'
 SERVER_NAMES = 'a list of server names such as "imap.example.com" or "*.example.org", or false'
 LOG = "stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514"
 PROTOCOL_NAME = 'a protocol name such as "imap", 1 to 255 ASCII characters'
@@ -105,7 +105,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.max_session_rate_per_client = { per = "60s" }', f"frontends.imap.max_session_rate_per_client: {NO_COUNT}"),
         ('defaults.frontend.max_session_rate_per_client.per = "60s"', f"defaults.frontend.max_session_rate_per_client: {NO_COUNT}"),
         ("frontends.imap.max_session_rate_per_client = { count = 3, pre = 3 }", "frontends.imap.max_session_rate_per_client.pre: unknown key, did you mean per?"),
-        ('frontends.imap.max_sessions_per_client_exempt = ["10.0.0.1/8"]', 'frontends.imap.max_sessions_per_client_exempt[0]: "10.0.0.1/8" is not allowed: has host bits set: "10.0.0.0/8" is the network; a network such as "10.0.0.0/8" or "2001:db8::/32", or an address'),
+        ('frontends.imap.max_sessions_per_client_exempt = ["10.0.0.1/8"]', 'frontends.imap.max_sessions_per_client_exempt[0]: "10.0.0.1/8" is not allowed: has host bits set: "10.0.0.0/8" is the network; a network such as "10.0.0.0/8" or "2001:db8::/32", an address, or "file:PATH"'),
         ("backends.dovecot.error_clients = 0", "backends.dovecot.error_clients: 0 is not allowed: a whole number from 1 to 2147483647"),
     ),
     "application protocols": (

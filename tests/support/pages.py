@@ -143,6 +143,7 @@ def with_files(text: str, root: Path, ca: ThrowAwayCA) -> str:
         ):
             (folder / name).write_bytes(certificate.read_bytes())
         (folder / "http.pem").write_bytes(certificate.read_bytes())
+        (folder / "banned.txt").write_text("198.51.100.0/24\n")
         (folder / "token").write_text("0123456789abcdef" * 2)
         (folder / "token").chmod(0o600)
         for name in ("ca.pem", "users-ca.pem"):

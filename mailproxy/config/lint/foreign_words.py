@@ -201,7 +201,7 @@ WORDS: Mapping[str, Hint] = {
     "ip_hash": Hint(server='backend.balance = "source"'),
     "hash_type": Hint(server="not here, because source is always consistent"),
     "hash_balance_factor": Hint(server="not here, because source sends each client to one server; leastconn evens the load"),
-    "allbackups": Hint(server="not here, because one backup serves at a time, as in HAProxy without it"),
+    "allbackups": Hint(server="backend.all_backups"),
     "fullconn": Hint(server="not here: give servers max_sessions"),
     "minconn": Hint(server="server.max_sessions, a fixed one"),
     "maxqueue": Hint(server="backend.max_queue"),

@@ -142,6 +142,9 @@ class Backend:
         details="Sessions that are not sticky go to another server with each retry. Of a sticky session, `true` is the last "
         "retry, and a number n is every n-th. With `false`, all retries go to the same server.",
     )
+    all_backups: bool = setting(
+        "use all backups while all other servers are down, and not only the first backup that is up", False
+    )
     timeouts: BackendTimeouts = setting("timeouts on the servers' side", BackendTimeouts)
     max_queue: Count = setting("sessions in the queue; more are rejected; 0: no limit", Count(0))
     send_proxy: SendProxy | None = setting(

@@ -112,7 +112,12 @@ class Route:
     alpn: tuple[AlpnName, ...] = setting(
         "condition: the client offers one of these application protocols", ()
     )
-    client: tuple[Network, ...] = setting("condition: the client's address is in one of these networks", ())
+    client: tuple[Network, ...] = setting(
+        "condition: the client's address is in one of these networks",
+        (),
+        details='`"file:PATH"` means the networks of a file, one in each line. It is read at the start and at each '
+        "reload.",
+    )
     port: tuple[Port, ...] = setting("condition: the client connected to one of these ports", ())
     backend: Name | None = setting("backend for sessions that match", None)
     reject: bool = setting("reject sessions that match", False)

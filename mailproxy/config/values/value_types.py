@@ -192,8 +192,8 @@ VALUE_TYPES: dict[Any, ValueType] = {
     bool: ValueType(read_boolean, "true or false", {"type": "boolean"}),
     float: ValueType(read_share, "a number from 0 to 1", {"type": "number", "minimum": 0, "maximum": 1}),
     Path: ValueType(read_text, "a path", {**_STRING, "minLength": 1}),
-    Network: ValueType(read_network, 'a network such as "10.0.0.0/8" or "2001:db8::/32", or an address', _STRING),
-    ProxySource: ValueType(read_proxy_source, 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, or "unix"', _STRING),
+    Network: ValueType(read_network, 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, or "file:PATH"', _STRING),
+    ProxySource: ValueType(read_proxy_source, 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, "file:PATH", or "unix"', _STRING),
     Workers: ValueType(read_workers, 'a whole number from 1, or "auto"', {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}),
     Redispatch: ValueType(
         read_redispatch, "true, false, or a whole number from 1",

@@ -156,6 +156,7 @@ class Backend:
             balance,
             max_queue=config.max_queue,
             stick=self._stick_table(old),
+            all_backups=config.all_backups,
         )
         self._timers.reconfigure()
         self.resolver.reconfigure(merged, interval=config.resolve_interval, prefer=config.resolve_prefer)
@@ -228,8 +229,12 @@ class Backend:
         return key.to_bytes(_KEY_BYTES, "big") if key is not None and self._uses_source_hash else None
 
     def has_others(self, server: BackendServer) -> bool:
-        """Whether sessions may go to another active server than this one."""
-        return usable_counts(self.servers)[0] > server.is_usable
+        """Whether sessions may go to another server than this one, as HAProxy counts them.
+
+        The first backup alone has no other one.
+        """
+        active, backups = usable_counts(self.servers)
+        return (active or self.pool.all_backups * backups) > server.is_usable
 
     def on_connected(self, server: BackendServer, key: int | None) -> None:
         """Note that a session is connected to the server. Its client sticks to the server from now on."""

@@ -121,6 +121,7 @@ def make_pool(
         servers,
         make_balance(config, random),
         max_queue=config.max_queue,
+        all_backups=config.all_backups,
         stick=StickTable(stick.size, stick.expire) if stick is not None else None,
         order=order,
     )

@@ -82,7 +82,8 @@ def _list_unusable(answer: Explanation, backend: Backend) -> None:
     if out:
         answer.add_step(f"Of backend {backend.name}, these servers get no new clients now: {'; '.join(out)}.")
     if any(server.is_backup for server in eligible):
-        answer.add_step("No active server can be used, so the first usable backup is.")
+        backups = "all backups are" if backend.pool.all_backups else "the first usable backup is"
+        answer.add_step(f"No active server can be used, so {backups}.")
 
 
 def _balance(

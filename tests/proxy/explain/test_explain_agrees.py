@@ -130,7 +130,9 @@ class Generator:
             "check": "none",
             "balance": self.random.choice(["leastconn", "roundrobin", "source", "first", "random"]),
             "timeouts": {"queue": "30ms"},
-            **self.maybe(0.3, max_queue=[1], stick=[{}], send_proxy=["v1", "v2", "v2-ssl"]),
+            **self.maybe(
+                0.3, max_queue=[1], all_backups=[True], stick=[{}], send_proxy=["v1", "v2", "v2-ssl"]
+            ),
         }
 
     def visit(self, config: mailproxy.Config, proxy: mailproxy.Proxy) -> Visit:
