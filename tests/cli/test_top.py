@@ -21,6 +21,8 @@ from mailproxy.cli.top.screens import Confirm, HelpScreen, Prompt
 from mailproxy.cli.top.tables import VIEWS, Choice, short_age, short_bytes, table
 from mailproxy.cli.top.text import snapshot
 
+pytestmark = pytest.mark.slow
+
 FIELDS = "pxname,svname,qcur,scur,slim,stot,bin,bout,status,weight,act,bck,type,rate,check_status"
 FIGURES = f"""\
 Name: HAProxy
