@@ -73,11 +73,11 @@ class Table:
             self.keys[key] = rows = []
         return rows
 
-    def get(self, *keys: str) -> object:
+    def get(self, key: str, *inner: str) -> object:
         """Return the value of a key, or of a key in nested tables; None if it is not set."""
-        value: object = self
-        for key in keys:
-            value = value.keys.get(key) if isinstance(value, Table) else None
+        value: object = self.keys.get(key)
+        for name in inner:
+            value = value.keys.get(name) if isinstance(value, Table) else None
         return value.value if isinstance(value, Value) else value
 
     def copy(self) -> Table:

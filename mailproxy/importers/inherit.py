@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
@@ -64,6 +64,34 @@ class _Member:
     protocol: str | None
 
 
+@frozen
+class _Group:
+    """Frontends or backends that share values.
+
+    Attributes:
+        members: All of them.
+        conditional: Those with TLS towards clients, and those with checks. Only they have keys in these tables.
+    """
+
+    members: Sequence[_Member]
+    conditional: Mapping[str, Sequence[_Member]]
+
+    @classmethod
+    def of(cls, members: Sequence[_Member]) -> _Group:
+        """Return the group of these members."""
+        conditional = {
+            name: [member for member in members if isinstance(member.table.keys.get(name), Table)]
+            for name in ("tls", "check")
+        }
+        return cls(members, conditional)
+
+    def holders(self, path: Sequence[str]) -> Sequence[_Member]:
+        """Return the members that a key applies to; none if for one of them its absence means something."""
+        holders = self.conditional.get(path[0], self.members) if len(path) > 1 else self.members
+        is_given = all(isinstance(_find(member.table, path), (Value, list)) for member in holders)
+        return holders if is_given else []
+
+
 def share(context: Context) -> None:
     """Move values that several frontends or backends have to ``[defaults]`` and to profiles."""
     for kind in ("frontend", "backend"):
@@ -73,20 +101,20 @@ def share(context: Context) -> None:
             for name, table in tables.keys.items()
             if isinstance(table, Table)
         ]
-        groups: dict[str, list[_Member]] = {}
+        named: dict[str, list[_Member]] = {}
         for member in members:
-            groups.setdefault(member.group, []).append(member)
+            named.setdefault(member.group, []).append(member)
+        everything = _Group.of(members)
+        groups = [_Group.of(those) for name, those in named.items() if name and len(named) > 1]
         for path in _SHARED[kind]:
-            common = _share(kind, path, members, context.draft.table("defaults"))
-            if len(groups) > 1:
-                for group, those in groups.items():
-                    if group:
-                        _share_in_profile(kind, path, those, common, context.draft.table("profiles"))
+            common = _share(kind, path, everything, context.draft.table("defaults"))
+            for group in groups:
+                _share_in_profile(kind, path, group, common, context.draft.table("profiles"))
 
 
-def _share(kind: str, path: Sequence[str], members: Sequence[_Member], defaults: Table) -> object:
+def _share(kind: str, path: Sequence[str], group: _Group, defaults: Table) -> object:
     """Move the most frequent value of a key to the defaults; return it, or None if there is none."""
-    holders = _holders(path, members)
+    holders = group.holders(path)
     value = _most_frequent(path, holders)
     if value is None or _is_default_for_all(kind, path, value, holders):
         return None
@@ -94,10 +122,8 @@ def _share(kind: str, path: Sequence[str], members: Sequence[_Member], defaults:
     return value
 
 
-def _share_in_profile(
-    kind: str, path: Sequence[str], members: Sequence[_Member], common: object, profiles: Table
-) -> None:
-    holders = [member for member in _holders(path, members) if member.table.get(*path) is not None]
+def _share_in_profile(kind: str, path: Sequence[str], group: _Group, common: object, profiles: Table) -> None:
+    holders = [member for member in group.holders(path) if member.table.get(*path) is not None]
     value = _most_frequent(path, holders)
     if (
         value is None
@@ -105,25 +131,9 @@ def _share_in_profile(
         or (common is None and _is_default_for_all(kind, path, value, holders))
     ):
         return
-    _move(path, value, holders, profiles.table(members[0].group).table(kind))
-    for member in members:
+    _move(path, value, holders, profiles.table(group.members[0].group).table(kind))
+    for member in group.members:
         member.table.set_default("profile", member.group)
-
-
-def _holders(path: Sequence[str], members: Iterable[_Member]) -> list[_Member]:
-    """Return the members that the key applies to; none if for one of them its absence means something."""
-    holders = []
-    for member in members:
-        if (
-            len(path) > 1
-            and path[0] in ("tls", "check")
-            and not isinstance(member.table.keys.get(path[0]), Table)
-        ):
-            continue  # without TLS towards clients, or without checks, the key has no meaning
-        if not isinstance(_find(member.table, path), (Value, list)):
-            return []
-        holders.append(member)
-    return holders
 
 
 def _find(table: Table, path: Sequence[str]) -> object:
@@ -154,9 +164,8 @@ def _fingerprint(value: object) -> str:
 
 def _is_default_for_all(kind: str, path: Sequence[str], value: object, holders: Sequence[_Member]) -> bool:
     key = _key(kind, path)
-    return all(
-        is_default(value, key, member.protocol) for member in holders if member.table.get(*path) == value
-    )
+    protocols = {member.protocol for member in holders if member.table.get(*path) == value}
+    return all(is_default(value, key, protocol) for protocol in protocols)
 
 
 def _key(kind: str, path: Sequence[str]) -> Key:

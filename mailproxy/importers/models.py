@@ -85,8 +85,9 @@ def leave_out_unsupported(context: Context) -> None:
 
 
 def _leave_out(path: Path, table: Table, kind: type, context: Context) -> None:
+    keys = keys_of(kind)
     for name, item in list(table.keys.items()):
-        key = key_of(kind, name)
+        key = keys.get(name)
         if key is None or (
             key.supported is not None and isinstance(item, Value) and not _is_supported(key, item)
         ):

@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 VARIABLE_START, VARIABLE_END = "\ue000", "\ue001"
 
 
-@frozen(order=True)
+@frozen(order=True, cache_hash=True)
 class Place:
     """A line and column of a file, both from 1."""
 
@@ -95,5 +95,6 @@ def has_variable(text: str) -> bool:
 def show(text: str) -> str:
     """Return a word for a message, with variables as ``${NAME}``, shortened to 60 characters."""
     text = text.replace(VARIABLE_START, "${").replace(VARIABLE_END, "}")
-    text = "".join(each if each.isprintable() else "?" for each in text)
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() else "?" for each in text)
     return text if len(text) <= 60 else f"{text[:57]}..."

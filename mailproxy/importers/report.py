@@ -90,8 +90,8 @@ class Report:
         """Return the entries, in the order of their first places."""
         order = {file: number for number, file in enumerate(self.files)}
 
-        def position(place: Place) -> tuple[int, Place]:
-            return order.get(place.file, len(order)), place
+        def position(place: Place) -> tuple[int, str, int, int]:
+            return order.get(place.file, len(order)), place.file, place.line, place.column
 
         entries = [
             Entry(*cause, tuple(sorted(places, key=position))) for cause, places in self._places.items()

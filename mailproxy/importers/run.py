@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from attrs import frozen
@@ -59,15 +61,18 @@ class Result:
         text: The configuration as TOML.
         entries: The report.
         sources: Name and text of each file.
-            values: What was written, with the places that it comes from.
         context: What was read, for tests.
     """
 
     text: str
     entries: Sequence[Entry]
     sources: Sequence[tuple[str, str]]
-    values: Sequence[tuple[DraftPath, Value]]
     context: Context
+
+    @property
+    def values(self) -> Iterator[tuple[DraftPath, Value]]:
+        """What was written, with the places that it comes from."""
+        return self.context.draft.values()
 
     @property
     def has_losses(self) -> bool:
@@ -92,6 +97,30 @@ def import_files(program: str, paths: Sequence[Path], *, mend: bool = False) -> 
 
 def import_texts(program: str, texts: Sequence[tuple[str, str]], *, mend: bool = False) -> Result:
     """Import texts, each with its name, as ``import_files`` does files."""
+    with _without_collection():
+        return _import_texts(program, texts, mend=mend)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Suspend the collection of reference cycles: what an import makes, it needs to its end.
+
+    Collections took a quarter of the time for 10,000 server blocks of nginx.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        # Both together move every object to the oldest generation. Otherwise the next collection visits them all.
+        gc.freeze()
+        gc.unfreeze()
+        gc.enable()
+
+
+def _import_texts(program: str, texts: Sequence[tuple[str, str]], *, mend: bool) -> Result:
     context = Context(PROGRAMS[program].title)
     PROGRAMS[program].convert(texts, context)
     context.report_unaccounted()
@@ -103,7 +132,7 @@ def import_texts(program: str, texts: Sequence[tuple[str, str]], *, mend: bool =
     text = take_out_refused(context)
     if not context.draft.table("frontends").keys and texts:
         _report_fragment(context, texts[0][0])
-    return Result(text, context.report.entries(), texts, list(context.draft.values()), context)
+    return Result(text, context.report.entries(), texts, context)
 
 
 def _report_fragment(context: Context, file: str) -> None:

@@ -11,13 +11,14 @@ from mailproxy.importers.models import owners
 
 # Tables that mean something when they are empty.
 _MEANINGFUL = ("tls", "connect", "stick")
+_STRENGTHS = {"profiles": 1, "defaults": 2}
 _IDLE_TIMEOUTS = ("client", "server")
 
 
 def trim(draft: Table) -> None:
     """Leave out inherited values, defaults, and tables that are empty afterwards."""
     protocols = _protocols(draft)
-    layers = {path: table for path, table, _ in owners(draft)}
+    layers = {path: table for path, table, _ in owners(draft) if path[0] in ("profiles", "defaults")}
     # From strong to weak: a value is compared with those of weaker layers while these are still complete.
     for path, table, kind in sorted(owners(draft), key=lambda owner: _strength(owner[0])):
         if kind is None:
@@ -39,7 +40,7 @@ def trim(draft: Table) -> None:
 
 
 def _strength(path: Sequence[str | int]) -> int:
-    return {"profiles": 1, "defaults": 2}.get(str(path[0]), 0)
+    return _STRENGTHS.get(str(path[0]), 0)
 
 
 def _protocols(draft: Table) -> Mapping[str, str | None]:
@@ -66,7 +67,7 @@ def _trim(table: Table, kind: type, weaker: Sequence[Table], protocol: str | Non
         key = keys.get(name)
         if key is None:
             continue
-        below = [each.keys[name] for each in weaker if name in each]
+        below = [each.keys[name] for each in weaker if name in each.keys]
         if isinstance(item, Table) and key.table is not None:
             _trim(item, key.table, [each for each in below if isinstance(each, Table)], protocol)
         elif isinstance(item, list) and key.table is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 
 from mailproxy.config import model
 from mailproxy.config.fields import SHORT_FORMS, keys_of
@@ -12,6 +13,7 @@ from mailproxy.importers.models import key_of, owners
 from mailproxy.importers.place import VARIABLE_END, VARIABLE_START, Comments
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
+_PLAIN = re.compile(r"[ !#-\[\]-~]*")  # no escapes are needed, as in nearly all strings
 _INLINE_MAX = 100  # characters of a table on one line
 _ROW_MAX = 160  # characters of a row of a list of tables; a list with longer rows gets headings
 _LIST_MAX = 110
@@ -76,8 +78,14 @@ def _ordered(table: Table, kind: type | None) -> list[str]:
     """Return the keys of a table in the order of the reference."""
     if kind is None:
         return list(table.keys)
-    order = {name: number for number, name in enumerate(keys_of(kind))}
+    order = _positions(kind)
     return sorted(table.keys, key=lambda name: order.get(name, len(order)))
+
+
+@cache
+def _positions(kind: type) -> Mapping[str, int]:
+    """Return the position of each key in the reference."""
+    return {name: number for number, name in enumerate(keys_of(kind))}
 
 
 def _type_of(kind: type | None, name: str) -> type | None:
@@ -195,6 +203,8 @@ def _string(text: str, *, is_key: bool = False) -> str:
         text = text.replace("$", "$$").replace(VARIABLE_START, "${").replace(VARIABLE_END, "}")
     if "\\" in text and "'" not in text and text.isprintable():
         return f"'{text}'"  # a regular expression stays as it is
+    if _PLAIN.fullmatch(text):
+        return f'"{text}"'
     return '"' + "".join(_character(char) for char in text) + '"'
 
 

@@ -159,6 +159,42 @@ class TestCertificates:
             assert found["frontends"]["imaps"]["tls"] == {"certificates": ["/etc/mailproxy/certs/"]}
             assert any("Caddy obtains the certificates" in line for line in report(result))
 
+    def test_authority_of_another_directory(self) -> None:
+        """Its global options in a Caddyfile, and as ``caddy adapt`` writes them in JSON."""
+        options = (
+            "email a@example.com\nacme_ca https://ca.example/dir\nacme_ca_root /ca.pem\nhttp_port 8080\n"
+        )
+        caddyfile = server("@a tls sni a.example", f"route @a {{\ntls\n{PROXY}\n}}") + "a.example {\n}\n"
+        issuer: dict[str, Any] = {"module": "acme", "ca": "https://ca.example/dir", "email": "a@example.com"}
+        issuer["trusted_roots_pem_files"] = ["/ca.pem"]
+        route = {
+            "match": [{"tls": {"sni": ["a.example"]}}],
+            "handle": [
+                {"handler": "tls"},
+                {"handler": "proxy", "upstreams": [{"dial": ["192.0.2.1:993"]}]},
+            ],
+        }
+        servers = {"s": {"listen": [":993"], "routes": [route]}}
+
+        def adapted(http: dict[str, Any], issuer: dict[str, Any]) -> str:
+            policy = {"subjects": ["a.example"], "issuers": [issuer]}
+            tls = {"automation": {"policies": [policy]}}
+            return json.dumps({"apps": {"http": http, "layer4": {"servers": servers}, "tls": tls}})
+
+        expected = {
+            "directory": "https://ca.example/dir", "ca": "/ca.pem", "contact": ["mailto:a@example.com"],
+            "terms_agreed": True, "challenge": "http-01", "http": "*:8080", "storage": "/var/lib/mailproxy/acme",
+        }  # fmt: skip
+        for text in (
+            "{\n" + options + caddyfile.removeprefix("{\n"),
+            adapted({"http_port": 8080}, issuer),
+            adapted({}, {**issuer, "challenges": {"http": {"alternate_port": 8080}}}),
+        ):
+            result = caddy(text)
+            assert tables(result)["acme"]["caddy"] == expected
+            assert not result.has_losses
+            assert any("port 8080" in line for line in report(result))
+
     def test_own_authority(self) -> None:
         text = (
             server("@a tls sni a.example", f"route @a {{\ntls\n{PROXY}\n}}")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import cProfile
+import gc
 import pstats
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
+from mailproxy.errors import ConfigError
 from mailproxy.importers.names import unused_name
 from mailproxy.importers.run import import_texts
 
@@ -92,6 +95,14 @@ def test_twenty_thousand_lines(program: str) -> None:
     result = import_texts(program, [(file_name(program), text)])
     frontends = {"haproxy": "\nfrontend ", "nginx": "listen", "caddy": ":993", "traefik": ":993"}[program]
     assert result.text.count("[frontends.") == text.count(frontends)
+
+
+@pytest.mark.parametrize("text", ["events {}\n", "events {\n"])
+def test_collection_of_cycles_is_resumed(text: str) -> None:
+    """It is suspended during an import, also during one that fails."""
+    with suppress(ConfigError):
+        import_texts("nginx", [("nginx.conf", text)])
+    assert gc.isenabled()
 
 
 class Names(set[str]):

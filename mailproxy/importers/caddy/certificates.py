@@ -7,9 +7,10 @@ from mailproxy.importers.caddy.tls import ACME_NAME
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table
 from mailproxy.importers.models import has_acme
-from mailproxy.importers.place import Origin
+from mailproxy.importers.place import Origin, show
 
 _PORT_OF_TLS = ":443"
+_HTTP_PORT = "80"
 
 
 def write_certificates(certificates: Certificates, context: Context) -> None:
@@ -30,7 +31,14 @@ def write_certificates(certificates: Certificates, context: Context) -> None:
     table.set("terms_agreed", value=True, source=source)
     if not _is_port_bound(context.draft, _PORT_OF_TLS) and table.place is not None:
         table.set("challenge", "http-01", source)
-        fact = "Caddy answers the authority on port 80 or 443: mailproxy does on port 80, which must be free"
+        number = _HTTP_PORT
+        if (port := options.get("http_port")) is not None and port.value != _HTTP_PORT:
+            number = show(port.value)
+            table.set("http", f"*:{port.value}", port)
+        fact = (
+            f"Caddy answers the authority on port {number} or 443: "
+            f"mailproxy does on port {number}, which must be free"
+        )
         context.report.note(table.place, "tls", fact)
     table.set("storage", "/var/lib/mailproxy/acme", source)
 

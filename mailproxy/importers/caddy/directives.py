@@ -36,6 +36,7 @@ STRUCTURE = Group[Handler]("Structure", (
     _row("snippets, `import`", "put in where they are imported"),
     _row("HTTP sites", "left out; their names and `tls CERTIFICATE KEY` are taken for certificates"),
     _key("email", "acme_ca", "acme_ca_root", meaning="`contact`, `directory`, `ca` of `[acme.NAME]`"),
+    _key("http_port", meaning="`http` of `[acme.NAME]`, where the authority's `http-01` is answered"),
     _row("`acme_eab`, `acme_dns`, `key_type`, `preferred_chains`, `renewal_window_ratio`", "`eab`, `dns`, `keys`, `preferred_chain`, `renew_before` of `[acme.NAME]`; the import leaves them to you"),
     _row("`caddy validate`", "`mailproxy check FILE`; with `--live` it also checks the servers"),
     _row("`caddy run`, `caddy stop`", "`mailproxy run FILE`, SIGTERM"),

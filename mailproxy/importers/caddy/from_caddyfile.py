@@ -57,7 +57,7 @@ def _options(segment: Segment, context: Context, certificates: Certificates) -> 
             yield from _servers(option, context)
         elif option.name == "servers":
             yield from _wrappers(option, context)
-        elif option.name in ("email", "acme_ca", "acme_ca_root"):
+        elif option.name in ("email", "acme_ca", "acme_ca_root", "http_port"):
             certificates.options[option.name] = Option(option.arguments, option.place, option.take_comments())
             context.settle(option.place)
         else:

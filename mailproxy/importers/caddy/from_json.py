@@ -68,6 +68,8 @@ def read_json(root: Node, context: Context, certificates: Certificates) -> list[
 
 
 def _sites(http: Node, certificates: Certificates) -> None:
+    if (port := http.get("http_port")) is not None:
+        certificates.options["http_port"] = Option(port.texts, port.place)
     for server in http.entries("servers").values():
         for route in server.items("routes"):
             for match in route.items("match"):
@@ -90,11 +92,12 @@ def _certificates(tls: Node, certificates: Certificates) -> None:
             if module is not None and module.text == "internal":
                 certificates.internal.update(name.text for name in policy.items("subjects"))
             for path, option in (
-                ("ca", "acme_ca"),
-                ("email", "email"),
-                ("trusted_roots_pem_files", "acme_ca_root"),
+                (("ca",), "acme_ca"),
+                (("email",), "email"),
+                (("trusted_roots_pem_files",), "acme_ca_root"),
+                (("challenges", "http", "alternate_port"), "http_port"),
             ):
-                value = issuer.get(path)
+                value = issuer.get(*path)
                 if value is not None:
                     certificates.options[option] = Option(value.texts, value.place)
 

@@ -103,7 +103,7 @@ class Certificates:
     Attributes:
         files: Certificate and key, with their place.
         names: The names that Caddy obtains certificates for.
-        options: The global options ``email``, ``acme_ca``, ``acme_ca_root``.
+        options: The global options ``email``, ``acme_ca``, ``acme_ca_root``, ``http_port``.
         internal: The names whose certificates Caddy's own CA issues.
     """
 

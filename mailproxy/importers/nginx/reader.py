@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from attrs import define, field
@@ -17,7 +17,8 @@ from mailproxy.importers.place import NO_COMMENTS, Comments, Place, Word, variab
 DEPTH_MAX = 32  # blocks inside each other
 _INCLUDE_DEPTH_MAX = 16
 
-_SPACE = re.compile(r"[ \t\r\f\v]+")
+_SPACES = " \t\r\f\v"
+_SPACE = re.compile(f"[{_SPACES}]+")
 _BARE = re.compile(r"(?:\$\{[^}\n]*\}|\\.|[^\s;{}\\])+", re.DOTALL)
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "'": "'", "\\": "\\"}
 _TEMPLATE = re.compile(r"\{\{|\{%|<%")
@@ -37,9 +38,7 @@ class Directive:
     words: list[Word]
     block: list[Directive] | None = None
     comments: Comments = field(default=NO_COMMENTS)
-    _by_name: dict[str, list[tuple[int, Directive]]] | None = field(
-        default=None, init=False, eq=False, repr=False
-    )
+    _by_name: dict[str, list[Directive]] | None = field(default=None, init=False, eq=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -61,16 +60,22 @@ class Directive:
         comments, self.comments = self.comments, NO_COMMENTS
         return comments
 
-    def children(self, *names: str) -> list[Directive]:
-        """Return the directives with one of these names in its block."""
+    @property
+    def by_name(self) -> Mapping[str, list[Directive]]:
+        """The directives in its block by name."""
         if self._by_name is None:
             self._by_name = {}
-            for number, each in enumerate(self.block or ()):
-                self._by_name.setdefault(each.name, []).append((number, each))
-        if len(names) == 1:  # each server block asks for 20 directives, most of which it does not have
-            return [each for _, each in self._by_name.get(names[0], ())]
-        found = [each for name in names for each in self._by_name.get(name, ())]
-        return [each for _, each in sorted(found, key=lambda one: one[0])]
+            for each in self.block or ():
+                self._by_name.setdefault(each.name, []).append(each)
+        return self._by_name
+
+    def children(self, *names: str) -> list[Directive]:
+        """Return the directives with one of these names in its block."""
+        if len(names) == 1:
+            return list(self.by_name.get(names[0], ()))
+        if self.by_name.keys().isdisjoint(names):
+            return []
+        return [each for each in self.block or () if each.name in names]
 
 
 @define
@@ -90,16 +95,18 @@ class _Tokens:
         at, line, start = 0, 1, 0
         text = self._text
         while at < len(text):
-            place = Place(self._file, line, at - start + 1)
             char = text[at]
-            if char == "\n":
-                at += 1
-                if not text[start : at - 1].strip():
-                    yield _Token("blank", Word("", place))
-                line, start = line + 1, at
-            elif (space := _SPACE.match(text, at)) is not None:
+            if char in _SPACES and (space := _SPACE.match(text, at)) is not None:
                 at = space.end()
-            elif char in ";{}":
+                continue
+            if char == "\n":
+                if not text[start:at].strip():
+                    yield _Token("blank", Word("", Place(self._file, line, at - start + 1)))
+                at += 1
+                line, start = line + 1, at
+                continue
+            place = Place(self._file, line, at - start + 1)
+            if char in ";{}":
                 yield _Token(char, Word(char, place))
                 at += 1
             elif char == "#":
@@ -134,12 +141,13 @@ class _Tokens:
         match = _BARE.match(self._text, at)
         if match is None:  # a backslash at the end of the file
             return at + 1, self._text[at]
-        return match.end(), re.sub(r"\\([ ;{}'\"\\#])", r"\1", match[0])
+        word = match[0]
+        return match.end(), re.sub(r"\\([ ;{}'\"\\#])", r"\1", word) if "\\" in word else word
 
 
 def _with_environment(text: str) -> str:
     """Return a word with variables that envsubst would replace, such as ``${BACKEND_IP}``, as variables."""
-    return _ENVIRONMENT.sub(lambda match: variable(match[1]), text)
+    return _ENVIRONMENT.sub(lambda match: variable(match[1]), text) if "$" in text else text
 
 
 class Reader:

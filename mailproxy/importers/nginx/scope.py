@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from attrs import frozen
+from attrs import field, frozen
 
 from mailproxy.importers.context import Context
 from mailproxy.importers.directive import Directive as Row
@@ -18,24 +18,38 @@ class Scope:
 
     context: Context
     blocks: Sequence[Directive]
+    _nearest: Mapping[str, list[Directive]] = field(init=False, eq=False, repr=False)
+
+    @_nearest.default
+    def _read_blocks(self) -> Mapping[str, list[Directive]]:
+        """Return the directives of each name, in the innermost block that has some.
+
+        Each server block asks for 20 names, most of which no block has.
+        """
+        nearest: dict[str, list[Directive]] = {}
+        for block in reversed(self.blocks):
+            nearest.update(block.by_name)
+        return nearest
 
     @property
     def block(self) -> Directive:
         """The block itself."""
         return self.blocks[0]
 
-    def all(self, *names: str) -> list[Directive]:
+    def all(self, *names: str) -> Sequence[Directive]:
         """Return the directives with one of these names, in the innermost block that has some."""
-        for block in self.blocks:
-            found = block.children(*names)
-            if found:
-                for each in found:
-                    self.context.settle(each.place)
-                return found
-        return []
+        found = self._nearest.get(names[0], ()) if len(names) == 1 else self._any_of(names)
+        for each in found:
+            self.context.settle(each.place)
+        return found
+
+    def _any_of(self, names: Sequence[str]) -> Sequence[Directive]:
+        return next((found for block in self.blocks if (found := block.children(*names))), ())
 
     def last(self, name: str) -> Directive | None:
         """Return the last directive with a name in the innermost block that has one; None if none has arguments."""
+        if name not in self._nearest:
+            return None
         found = [each for each in self.all(name) if each.arguments]
         return found[-1] if found else None
 
