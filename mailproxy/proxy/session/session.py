@@ -146,7 +146,7 @@ class Session:
                 try:
                     self._client_key = context.clients.add_session(client_info)
                 except SessionEndedError:
-                    await self._prepare_refusal(client_info, watch)
+                    await self._prepare_refusal(client_info, watch)  # noqa: ASYNC120 - if stopped, it ends so
                     raise
             if bind.mode == "starttls":
                 greeted = await self._negotiate(client_info, watch)
@@ -237,7 +237,7 @@ class Session:
                 route = self._select_route(client_info)
             except SessionEndedError as ended:
                 if not ended.is_alerted:
-                    await self._prepare_refusal(client_info, watch)
+                    await self._prepare_refusal(client_info, watch)  # noqa: ASYNC120 - as above, in ``run``
                 raise
             if self.record.tls:
                 await self._handshake(client_info, hello, watch)
