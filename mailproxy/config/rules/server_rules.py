@@ -84,7 +84,7 @@ def with_identity(server: model.Server, merged: MergedTable, diagnostics: Diagno
 def check_identity(
     server: model.Server, protocol: model.Protocol, merged: MergedTable, diagnostics: Diagnostics
 ) -> None:
-    """Check that the protocol has the way in which a server is to be told of the client."""
+    """Check that the protocol has this way of naming the client to a server."""
     if diagnostics.is_any_invalid(merged.candidates("identity")) or server.identity in ("proxy", "none"):
         return
     if server.identity == "id" and protocol != "imap":

@@ -81,7 +81,7 @@ def server_address(text: str) -> Address:
         raise AddressError(f"{kind}@ addresses are not here")
     host, colon, port = _split(rest)
     if host in ("", "*", "0.0.0.0", "::"):
-        raise AddressError("means the address that the client connected to, which mailproxy cannot be told")
+        raise AddressError("means the address that the client connected to, for which mailproxy has no word")
     if colon and re.fullmatch(r"[+-][0-9]{1,5}", port):
         return Address(_join(host, ""), None, offset=int(port))
     if not colon or not port:

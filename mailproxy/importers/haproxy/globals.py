@@ -212,7 +212,6 @@ def fold_admin_socket(draft: Table) -> None:
     admin.place = row.place
 
 
-_HARD = "always, since nothing below TLS 1.2 is spoken"
 GLOBAL = Group[Handler]("Process", (
     Directive(("maxconn",), "`max_sessions` of the process", _number("max_sessions"), shown="`maxconn` in `global`", arguments=1),
     Directive(("nbthread",), "`workers` of the process: [processes](workers.md), not threads", _number("workers"), arguments=1),

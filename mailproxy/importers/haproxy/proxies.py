@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 from attrs import define, field
 
 from mailproxy.importers.haproxy.lexer import Line
@@ -65,8 +63,3 @@ class Proxy:
         self.options.update(other.options)
         self.lists.update({name: list(lines) for name, lines in other.lists.items()})
         self.rules = list(other.rules)
-
-
-def servers_by_backend(proxies: Iterable[Proxy]) -> Mapping[str, Proxy]:
-    """Return the proxies that have a backend's side, by name."""
-    return {proxy.name: proxy for proxy in proxies if BACKEND in proxy.sides}

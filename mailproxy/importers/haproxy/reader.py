@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from attrs import define, field
@@ -186,8 +186,3 @@ def path_of(text: str, base: str) -> str:
     if text.startswith(("/", "@")) or not base or has_variable(text[:1]):
         return text
     return f"{base.rstrip('/')}/{text}"
-
-
-def words_of(line: Line) -> Sequence[str]:
-    """Return the words of a line as text."""
-    return [word.text for word in line.words]

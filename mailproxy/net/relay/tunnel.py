@@ -82,7 +82,7 @@ class Direction:
         pending_close_notify: The encrypted rest of a close_notify that did not fit the sink's buffer.
         empty_reads: TLS reads in a row that gave no data.
         received_before: ``received`` at the first of them.
-        note: Gets each piece that is received, until it returns True. None: nothing is told what passes.
+        note: Gets each piece that is received, until it returns True. None: nothing follows the bytes.
     """
 
     source: Side

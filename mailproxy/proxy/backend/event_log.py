@@ -84,7 +84,7 @@ class ServerEventLog:
             self._write(LOGIN_ENABLED, message, server)
 
     def log_identity_refused(self, server: BackendServer) -> None:
-        """Write that a server does not take what it is told of clients."""
+        """Write that a server does not accept the identity of a client."""
         message = (
             f"{self._name(server)} does not take the client's identity ({server.config.identity}), and has the proxy's address "
             "in its log: let it trust the proxy's address (Dovecot: login_trusted_networks; Postfix: "

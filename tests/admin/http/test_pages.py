@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import functools
 import ssl
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +13,7 @@ import trio
 import mailproxy
 from mailproxy.admin.http.status import _detail
 from mailproxy.log import SessionRecord, end_reasons
-from mailproxy.testing import ThrowAwayCA, dial, greet_and_echo
-from mailproxy.testing.fixtures import RunProxy
+from mailproxy.testing import dial, greet_and_echo
 from tests.support.http_client import TIMEOUT_S, Answer, Scrape, request
 from tests.support.ports import free_port
 from tests.support.proxy.proxy_harness import ProxyHarness
@@ -40,20 +37,6 @@ class Site:
 
     async def scrape(self) -> Scrape:
         return await trio.to_thread.run_sync(Scrape.of, self.port)
-
-
-@pytest.fixture(autouse=True)
-def prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailproxy.log.writer._BATCH_S", 0.001)
-
-
-@pytest.fixture
-async def harness(
-    nursery: trio.Nursery, run_proxy: RunProxy, throw_away_ca: ThrowAwayCA, tmp_path: Path
-) -> AsyncIterator[ProxyHarness]:
-    harness = ProxyHarness(nursery, run_proxy, throw_away_ca, tmp_path, "engine")
-    yield harness
-    assert [line for line in harness.lines() if line["event"] in ("session-fault", "helper-failed")] == []
 
 
 async def open_site(harness: ProxyHarness, admin: dict[str, Any] | None = None, **changes: Any) -> Site:
