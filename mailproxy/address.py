@@ -134,17 +134,24 @@ class Networks:
     """A set of networks, with ``in`` for addresses."""
 
     def __init__(self, networks: Iterable[IPv4Network | IPv6Network]) -> None:
-        self._networks = tuple(map(_unmap_network, networks))
+        groups: dict[int, dict[int, set[int]]] = {4: {}, 6: {}}
+        for network in map(_unmap_network, networks):
+            shift = network.max_prefixlen - network.prefixlen
+            groups[network.version].setdefault(shift, set()).add(int(network.network_address) >> shift)
+        # By version: the networks of each prefix length. So lists of thousands cost no more than short ones.
+        self._groups = {version: tuple(shifts.items()) for version, shifts in groups.items()}
+        self._is_empty = not any(self._groups.values())
 
     def __contains__(self, host: str) -> bool:
         """Whether an IP address is in one of them. IPv4-mapped addresses count as IPv4, zones are ignored."""
-        if not self._networks:
+        if self._is_empty:
             return False
         address = ip_address(unmap_ipv4(host.partition("%")[0]))
-        return any(address in network for network in self._networks)
+        number = int(address)
+        return any(number >> shift in networks for shift, networks in self._groups[address.version])
 
     def __bool__(self) -> bool:
-        return bool(self._networks)
+        return not self._is_empty
 
 
 def _unmap_network(network: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 import pytest
 from hypothesis import assume, given
@@ -289,3 +289,19 @@ def test_mapped_address_is_formatted_with_ipv4_end() -> None:
 
 def test_unmap_accepts_every_notation() -> None:
     assert unmap_ipv4("::ffff:c000:201") == unmap_ipv4("::ffff:192.0.2.1") == "192.0.2.1"
+
+
+# Without those that are an IPv4 address in another form.
+ip_addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6).filter(lambda each: int(each) >> 48))
+ip_networks = ip_addresses.flatmap(
+    lambda each: st.integers(0, each.max_prefixlen).map(lambda bits: ip_network((each, bits), strict=False))
+)
+
+
+@given(st.lists(ip_networks, max_size=6), ip_addresses)
+def test_networks_contain_what_one_of_them_contains(
+    members: list[IPv4Network | IPv6Network], address: IPv4Address | IPv6Address
+) -> None:
+    both = Networks(members)
+    assert (str(address) in both) == any(address in network for network in members)
+    assert all(str(network[0]) in both and str(network[-1]) in both for network in members)

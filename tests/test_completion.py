@@ -15,6 +15,8 @@ from mailproxy.admin.runtime.commands import COMMANDS
 from mailproxy.cli import main
 from tests.support.shells import Complete, Terminal, complete_in_fish
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "completion"
 MAILPROXY = Path(sys.executable).with_name("mailproxy")
 SHELLS = [

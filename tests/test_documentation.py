@@ -81,6 +81,12 @@ def test_generated_part_of_metrics_page_is_current(generator: ModuleType) -> Non
     assert generator.with_metrics(page) == page, "run scripts/write-reference"
 
 
+@pytest.mark.parametrize("program", ["haproxy", "nginx", "caddy", "traefik"])
+def test_tables_of_directives_are_current(generator: ModuleType, program: str) -> None:
+    page = PAGES[f"docs/from-{program}.md"]
+    assert generator.with_directives(program, page) == page, "run scripts/write-reference"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_marks_of_figures_are_closed(page: str) -> None:
     """scripts/bench --document replaces the text after a mark, up to the closing one."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 OUTPUT = {
     "embed_in_trio.py": r"\* OK .*d1.*\n\* OK .*d2.*\nd1 drains: \* OK .*d2.*\n",

@@ -103,6 +103,26 @@ def test_proxy_without_tls_loads_no_cryptography() -> None:
     assert "cryptography" not in loaded_by("-m", "mailproxy", "check", "config/exchange-both-forward.toml")
 
 
+ACME_PACKAGES = {"acme", "josepy", "requests", "urllib3", "dns", "OpenSSL"}
+
+
+def test_proxy_without_acme_loads_nothing_of_it() -> None:
+    for command in (("check", "config/exchange-both-forward.toml"), ("--help",)):
+        assert not loaded_by("-m", "mailproxy", *command) & ACME_PACKAGES
+    result = run(
+        "import sys, mailproxy.app.run, mailproxy.workers.child, mailproxy.app.live_tlsa\n"
+        "print([name for name in sys.modules if name.startswith('mailproxy.acme')])"
+    )
+    assert (result.stdout, result.stderr) == ("[]\n", "")
+
+
+def test_check_of_acme_loads_no_client() -> None:
+    """``check`` needs no network, so it loads neither HTTP nor DNS."""
+    loaded = loaded_by("-m", "mailproxy", "check", "config/caddy-imaps-chain.toml")
+    assert "cryptography" in loaded
+    assert not loaded & ACME_PACKAGES
+
+
 def test_serve_loads_no_test_packages() -> None:
     loaded = loaded_by("-c", "import mailproxy; mailproxy.serve")
     assert "trio" in loaded

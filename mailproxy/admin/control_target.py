@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import trio
@@ -12,11 +12,12 @@ from mailproxy.admin.handover.control_giver import ControlGiver
 from mailproxy.admin.listeners import AdminListeners
 from mailproxy.admin.service import administer
 from mailproxy.admin.target import FrontendFigures, ProcessState, Recent
+from mailproxy.certificates.acme_status import AcmeStatus
+from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.log import Follower
 from mailproxy.metrics.figures import Figures
 from mailproxy.metrics.servers import SERVER
-from mailproxy.metrics.traffic import Traffic
 from mailproxy.net.passing.sockets import PassedSocket
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts, read_counts
@@ -49,8 +50,9 @@ _CHANGE_TIMEOUT_S = 1.0  # for workers to follow a change of a frontend
 class ControlTarget:
     """The `Target` of a control process."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, acme: Callable[[], Sequence[AcmeStatus]] = tuple) -> None:
         self._control = control
+        self._acme = acme
         self._figures = control.boards.read()
 
     @property
@@ -92,6 +94,16 @@ class ControlTarget:
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
         return self._control.certificates
+
+    @property
+    def acme(self) -> Sequence[AcmeStatus]:
+        """How the certificates are that are obtained by ACME."""
+        return self._acme()
+
+    @property
+    def certificate_store(self) -> CertificateStore | None:
+        """The TLS files in use; None if the configuration names none."""
+        return self._control.certificate_store
 
     @property
     def view(self) -> View:
@@ -184,14 +196,6 @@ class ControlTarget:
             traffic=self._figures.frontend(name),
         )
 
-    def backend_traffic(self, backend: Backend) -> Traffic:
-        """Return what the sessions of a backend have come to."""
-        return self._figures.backend(backend.name)
-
-    def server_traffic(self, backend: Backend, server: BackendServer) -> Traffic:
-        """Return what the sessions of a server have come to."""
-        return self._figures.server(backend.name, server.name)
-
     def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""
         return read_counts(self._figures.sums.get((SERVER, backend.name, server.name)))
@@ -273,6 +277,7 @@ class ControlAdministration:
     """The admin sockets and HTTP beside a control process. The supervisor keeps them open for the next one."""
 
     listeners: AdminListeners
+    acme: Callable[[], Sequence[AcmeStatus]] = tuple
 
     async def run(self, control: Control) -> None:
         """Serve the sockets until cancelled, or until they are left to another proxy."""
@@ -280,7 +285,7 @@ class ControlAdministration:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
                 partial(administer, giver=ControlGiver(control)),
-                ControlTarget(control),
+                ControlTarget(control, self.acme),
                 listeners,
                 control.log,
                 control.boards.own,

@@ -178,7 +178,7 @@ class History:
         for frontend, bind in target.listeners:
             yield listener_key(frontend, bind), target.figures.listener(frontend, bind).sessions, 0
         for backend in target.backends.values():
-            traffic = target.backend_traffic(backend)
+            traffic = target.figures.backend(backend.name)
             yield backend_key(backend.name), traffic.sessions, backend.pool.waiting
             for server in backend.servers:
                 counts = target.server_counts(backend, server)
@@ -200,10 +200,10 @@ class History:
         for name in target.config.frontends:
             self._note(frontend_key(name), target.frontend(name).traffic)
         for backend in target.backends.values():
-            self._note(backend_key(backend.name), target.backend_traffic(backend))
+            self._note(backend_key(backend.name), target.figures.backend(backend.name))
             for server in backend.servers:
                 key = server_key(backend.name, server.name)
-                self._note(key, target.server_traffic(backend, server))
+                self._note(key, target.figures.server(backend.name, server.name))
                 self._note(key, target.server_counts(backend, server))
         for trend in self._trends.values():
             trend.cleared = trend.downs, trend.down_seconds

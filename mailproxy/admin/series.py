@@ -98,9 +98,9 @@ class Series:
             figures = target.frontend(name)
             yield frontend_key(name), figures.sessions, _totals(figures.traffic)
         for backend in target.backends.values():
-            yield backend_key(backend.name), backend.sessions, _totals(target.backend_traffic(backend))
+            yield backend_key(backend.name), backend.sessions, _totals(target.figures.backend(backend.name))
             for server in backend.servers:
-                traffic = target.server_traffic(backend, server)
+                traffic = target.figures.server(backend.name, server.name)
                 counts = target.server_counts(backend, server)
                 totals = (counts.sessions, traffic.bytes_in + traffic.bytes_out, traffic.failures)
                 yield server_key(backend.name, server.name), server.sessions, totals

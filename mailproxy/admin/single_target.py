@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
 from mailproxy.admin.target import FrontendFigures, ProcessState, Recent
+from mailproxy.certificates.acme_status import AcmeStatus
+from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.log import Follower
 from mailproxy.metrics.figures import Figures
 from mailproxy.metrics.servers import SERVER
-from mailproxy.metrics.traffic import Traffic
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.pool import Counts, read_counts
 from mailproxy.proxy.backend.backend import Backend
@@ -31,10 +32,11 @@ class SingleTarget:
 
     workers = 1
 
-    def __init__(self, process: SingleProcess) -> None:
+    def __init__(self, process: SingleProcess, acme: Callable[[], Sequence[AcmeStatus]] = tuple) -> None:
         self._process = process
         self._service = process.service
         self._monitor = process.monitor
+        self._acme = acme
         self._figures = Figures()
         self.sample()
 
@@ -72,6 +74,16 @@ class SingleTarget:
     def certificates(self) -> Sequence[Certificate]:
         """The certificates in use."""
         return self._monitor.certificates
+
+    @property
+    def acme(self) -> Sequence[AcmeStatus]:
+        """How the certificates are that are obtained by ACME."""
+        return self._acme()
+
+    @property
+    def certificate_store(self) -> CertificateStore | None:
+        """The TLS files in use; None if the configuration names none."""
+        return self._monitor.certificate_store
 
     @property
     def view(self) -> View:
@@ -161,14 +173,6 @@ class SingleTarget:
             limit=frontend.limit,
             traffic=self._figures.frontend(name),
         )
-
-    def backend_traffic(self, backend: Backend) -> Traffic:
-        """Return what the sessions of a backend have come to."""
-        return self._figures.backend(backend.name)
-
-    def server_traffic(self, backend: Backend, server: BackendServer) -> Traffic:
-        """Return what the sessions of a server have come to."""
-        return self._figures.server(backend.name, server.name)
 
     def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""

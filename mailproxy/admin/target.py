@@ -7,6 +7,8 @@ from typing import Protocol
 
 from attrs import frozen
 
+from mailproxy.certificates.acme_status import AcmeStatus
+from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config
 from mailproxy.log import EventRecord, Follower, Record, SessionRecord
 from mailproxy.metrics.figures import Figures
@@ -118,6 +120,14 @@ class Target(Protocol):
         """The certificates in use."""
 
     @property
+    def acme(self) -> Sequence[AcmeStatus]:
+        """How the certificates are that are obtained by ACME."""
+
+    @property
+    def certificate_store(self) -> CertificateStore | None:
+        """The TLS files in use; None if the configuration names none."""
+
+    @property
     def view(self) -> View:
         """The proxy as a client would meet it now."""
 
@@ -162,12 +172,6 @@ class Target(Protocol):
 
     def frontend(self, name: str) -> FrontendFigures:
         """Return the figures of a frontend."""
-
-    def backend_traffic(self, backend: Backend) -> Traffic:
-        """Return what the sessions of a backend have come to."""
-
-    def server_traffic(self, backend: Backend, server: BackendServer) -> Traffic:
-        """Return what the sessions of a server have come to."""
 
     def server_counts(self, backend: Backend, server: BackendServer) -> Counts:
         """Return what has happened at a server."""

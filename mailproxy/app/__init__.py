@@ -5,6 +5,8 @@ Modules, in reading order:
     run: the process in the foreground. privileges: how it gives up root.
     api: the embedded proxy.
     advice, port_advice: settings that are probably not what the operator wants.
+    acme: certificates by ACME beside the proxy.
+    live_tlsa: TLSA records, for ``mailproxy check --live``.
     explain: what a client would get from a configuration that does not run.
     live_check, live_hints: one check of every server, for ``mailproxy check --live``.
 """
@@ -12,6 +14,7 @@ Modules, in reading order:
 from mailproxy.app.advice import advise
 from mailproxy.app.api import Proxy, ProxyBackend, ProxyFrontend, ProxyServer, serve
 from mailproxy.app.live_check import check_all_servers, table
+from mailproxy.app.live_tlsa import check_tlsa
 from mailproxy.app.run import run
 from mailproxy.app.startup import load_and_check
 from mailproxy.certificates.store import CertificateStore
@@ -25,6 +28,7 @@ __all__ = [
     "ProxyServer",
     "advise",
     "check_all_servers",
+    "check_tlsa",
     "load_and_check",
     "run",
     "serve",

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mailproxy.address import ServerAddress, TcpAddress, UnixAddress
+from mailproxy.app.acme import advise_on_acme
+from mailproxy.app.mail_advice import advise_on_dialogues
 from mailproxy.app.port_advice import advise_on_ports
 from mailproxy.app.privileges import configured_owner
 from mailproxy.certificates.expiry import expiry_warnings
@@ -21,7 +23,7 @@ from mailproxy.errors import Fault
 from mailproxy.net.accounts import group_id
 from mailproxy.net.dial import can_use_foreign_addresses, is_local
 from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
-from mailproxy.net.tls.certificate import Certificate
+from mailproxy.net.tls.certificate import Certificate, must_staple
 from mailproxy.proxy.access import unreadable_part
 from mailproxy.proxy.host_checks import MISSING_CAPABILITY, is_own_address
 from mailproxy.proxy.process import descriptor_shortage, worker_count
@@ -50,6 +52,7 @@ def advise(config: Config, store: CertificateStore) -> list[Fault]:
     for backend in config.backends.values():
         advice += _check_backend(backend)
     advice += advise_on_ports(config)
+    advice += advise_on_dialogues(config)
     advice += _check_loops(config)
     advice += _check_unused(config)
     advice += expiry_warnings(store)
@@ -57,7 +60,19 @@ def advise(config: Config, store: CertificateStore) -> list[Fault]:
     advice += _check_process(config)
     advice += _check_admin_sockets(config)
     advice += _check_token(config)
+    advice += advise_on_acme(config)
+    advice += _check_stapling(store)
     return list(dict.fromkeys(advice))
+
+
+def _check_stapling(store: CertificateStore) -> Iterator[Fault]:
+    for path, certificate in store.certificates.values():
+        if must_staple(certificate.chain_pem):
+            yield Fault(
+                path,
+                f"{display_path(certificate.path)}: demands a stapled OCSP response (must-staple), which this proxy cannot send: "
+                "strict clients refuse it; order one without",
+            )
 
 
 def _check_frontend(frontend: Frontend) -> Iterator[Fault]:
@@ -111,12 +126,13 @@ def _check_entry_path(frontend: Frontend, backend: Backend) -> Iterator[Fault]:
     routes = [route for route in frontend.routes if route.backend == backend.name]
     for index, bind in enumerate(frontend.bind):
         path = bind_path(frontend.name, index)
-        modes: set[str] = {bind.mode} if frontend.backend == backend.name or bind.mode == "forward" else set()
+        keeps_mode = frontend.backend == backend.name or bind.mode in ("forward", "starttls")
+        modes: set[str] = {bind.mode} if keeps_mode else set()
         if bind.mode in ("tls", "passthrough"):
             modes |= {route.mode or bind.mode for route in routes}
         if any(server.tls is not None for server in backend.servers):
             yield from _check_server_tls(backend, bind, path, modes)
-        if "tls" in modes:
+        if modes & {"tls", "starttls"}:
             yield from _check_terminated_tls(backend, frontend.protocol, path)
 
 
@@ -193,10 +209,10 @@ def _check_backend(backend: Backend) -> Iterator[Fault]:
             yield Fault(own_path, f"has the address {address} of {seen[address]}: one of them is superfluous")
         seen.setdefault(address, server.name)
         port = server.address.port if isinstance(server.address, TcpAddress) else None
-        if server.tls is not None and port in CLEAR_PORTS:
+        if server.tls is not None and server.tls.mode == "implicit" and port in CLEAR_PORTS:
             yield Fault(
                 own_path,
-                f"port {port} speaks clear text first, and tls is given: remove tls, or give the port that speaks TLS",
+                f'port {port} speaks clear text first, and tls is given: use tls.mode = "starttls", or the port that speaks TLS',
             )
         if server.tls is not None and server.tls.verify != "required":
             verified = "nothing" if server.tls.verify == "none" else "the chain but not the name"
@@ -290,7 +306,7 @@ def _check_certificates(
 ) -> Iterator[Fault]:
     for path, certificate in certificates:
         file, key = certificate.path, certificate.key or certificate.path
-        if key.stat().st_mode & 0o004:
+        if _others_may_read(key):
             yield Fault(path, f"{display_path(key)}: every user can read this private key: chmod o-r")
         for needed in dict.fromkeys((file, key)):
             if (barrier := unreadable_part(process, needed)) is not None:
@@ -324,11 +340,19 @@ def _check_admin_sockets(config: Config) -> Iterator[Fault]:
 
 def _check_token(config: Config) -> Iterator[Fault]:
     file = config.admin.token_file
-    if file is not None and file.stat().st_mode & 0o004:
+    if file is not None and _others_may_read(file):
         yield Fault(
             ROOT_PATH / "admin" / "token_file",
             f"{display_path(file)}: every user of this machine can read it, and give the proxy commands: chmod o-r",
         )
+
+
+def _others_may_read(file: Path) -> bool:
+    """Whether every user may read a file. One that this process cannot reach is not readable for all, either."""
+    try:
+        return bool(file.stat().st_mode & 0o004)
+    except OSError:
+        return False
 
 
 def _check_process(config: Config) -> Iterator[Fault]:

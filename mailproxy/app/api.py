@@ -12,6 +12,7 @@ from mailproxy.admin.handover.single_giver import SingleGiver
 from mailproxy.admin.listeners import AdminListeners
 from mailproxy.admin.service import administer
 from mailproxy.admin.single_target import SingleTarget
+from mailproxy.app.acme import AcmeRunner
 from mailproxy.app.startup import load_and_check, open_all
 from mailproxy.certificates.reloader import CertificateReloader
 from mailproxy.certificates.store import CertificateStore
@@ -226,16 +227,20 @@ class OpenedProcess:
     Attributes:
         process: The service and its monitor.
         admin: Where it can be administered.
+        acme: Obtains certificates beside it.
     """
 
     process: SingleProcess
     admin: AdminListeners
+    acme: AcmeRunner
     _administering: trio.CancelScope = field(factory=trio.CancelScope, repr=False)
+    _obtaining: trio.CancelScope = field(factory=trio.CancelScope, repr=False)
 
     def close(self) -> None:
         """Close all sockets. ``run`` does, and this may be called again."""
         close_all(self.process.service.listeners)
         self.admin.close()
+        self.acme.close()
 
     def hand_over(self, seconds: float, *, pid: int, unused: Collection[str]) -> None:
         """Drain, because another process accepts now. The admin sockets are its alone.
@@ -246,7 +251,9 @@ class OpenedProcess:
             unused: The addresses that it does not listen on.
         """
         self._administering.cancel()
+        self._obtaining.cancel()
         self.admin.leave()
+        self.acme.close()
         self.process.service.hand_over(seconds, pid=pid, unused=unused)
 
     async def run(
@@ -268,24 +275,31 @@ class OpenedProcess:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._administer, giver)
+                nursery.start_soon(self._obtain_certificates)
                 async with trio.open_nursery() as serving:
                     await serving.start(service.run)
                     task_status.started()
                 nursery.cancel_scope.cancel()
         finally:
             self.admin.close()
+            self.acme.close()
 
     async def _administer(self, giver: SingleGiver | None) -> None:
         with self._administering:
             service = self.process.service
             await administer(
-                SingleTarget(self.process),
+                SingleTarget(self.process, lambda: self.acme.statuses),
                 self.admin,
                 service.log,
                 service.board,
                 turns=service.relay_turns,
                 giver=giver,
             )
+
+    async def _obtain_certificates(self) -> None:
+        with self._obtaining:
+            service = self.process.service
+            await self.acme.run(lambda: service.config, service.log, self.process.monitor.scan_certificates)
 
 
 def open_service(
@@ -319,7 +333,9 @@ def open_service(
         max_sessions=max_sessions(config),
         state=state,
     )
-    return OpenedProcess(process, opened.admin)
+    acme = AcmeRunner(config, owner)
+    process.on_reconfigured.append(acme.notice_reload)
+    return OpenedProcess(process, opened.admin, acme)
 
 
 async def serve(config: Config, *, task_status: trio.TaskStatus[Proxy] = trio.TASK_STATUS_IGNORED) -> None:

@@ -23,6 +23,14 @@ from mailproxy.proxy.backend.server import CheckOutcome, server_context
 from mailproxy.proxy.checks.check import Check, plan_checks
 
 _MAX_CONCURRENT = 100
+_OFFERS_STARTTLS = (
+    'offers STARTTLS to clients whose TLS ends here already: give tls = { mode = "starttls" }, or have the server offer none '
+    'at this port (Dovecot: send_proxy = "v2-ssl")'
+)
+_TRUSTS = (
+    'offers XCLIENT, so it trusts this proxy, and learns no client\'s address: give identity = "xclient", or take the proxy '
+    "out of its trusted networks"
+)
 _HEADINGS = ("backend", "server", "address", "check", "ms", "result")
 
 
@@ -39,6 +47,8 @@ class LiveResult:
         outcome: The outcome of the check.
         hint: What may be wrong, and what to write instead; empty if nothing is known.
         is_in_service: Whether it is not configured to be in maintenance.
+        is_in_clear: Whether sessions speak clear text with it.
+        is_trusting: Whether it would take the client's address from the proxy, which does not tell it.
     """
 
     path: ConfigPath
@@ -49,6 +59,8 @@ class LiveResult:
     outcome: CheckOutcome
     hint: str = ""
     is_in_service: bool = True
+    is_in_clear: bool = False
+    is_trusting: bool = False
 
     @property
     def fault(self) -> Fault | None:
@@ -56,14 +68,24 @@ class LiveResult:
 
         None also if the check could not be made, or if a server in maintenance failed it.
         """
-        result, login = self.outcome.result, self.outcome.login
-        if login is not None and login.obstacle:
-            return Fault(self.path, f"{self.server} {login.obstacle}")
+        result = self.outcome.result
+        if login_fact := self._login_fact():
+            return Fault(self.path, f"{self.server} {login_fact}")
         is_known = result.code not in (CheckCode.UNK, CheckCode.SOCKERR)
         if result.code.is_passed or not is_known or not self.is_in_service:
             return None
         hint = f" ({self.hint})" if self.hint else ""
         return Fault(self.path, f"{self.server} is not fit for sessions: {result}{hint}")
+
+    def _login_fact(self) -> str:
+        """Return what is wrong with a server that has passed its check, empty if nothing is known."""
+        login = self.outcome.login
+        if login is not None and login.obstacle:
+            return login.obstacle
+        if self.is_trusting:
+            return _TRUSTS
+        is_offering = login is not None and bool({"STARTTLS", "STLS"} & login.capabilities.names)
+        return _OFFERS_STARTTLS if is_offering and self.is_in_clear else ""
 
 
 def check_all_servers(configuration: config.Config, store: CertificateStore) -> list[LiveResult]:
@@ -132,6 +154,10 @@ async def _check_one(path: ConfigPath, backend: str, check: Check) -> LiveResult
         connections=" + ".join(_describe(check)),
         outcome=outcome,
         is_in_service=server.config.state != "maint",
+        is_in_clear=server.config.tls is None,
+        is_trusting=any(words[0].upper() == "XCLIENT" for words in outcome.listed)
+        and server.config.identity == "proxy"
+        and server.proxy_header is None,
         hint=hint(outcome.result, check.failed_probe) if check.failed_probe is not None else "",
     )
 

@@ -62,7 +62,7 @@ def _check_mode(frontend: Frontend, index: int, bind: Bind) -> Iterator[Fault]:
     yield Fault(
         bind_path(frontend.name, index) / "mode",
         f'"{bind.mode}" expects TLS from the first byte, and clients of port {port} begin in clear text: '
-        f'{f"use port {other}, or" if other else "use"} mode = "forward"',
+        f'{f"use port {other}, or" if other else "use"} mode = "starttls"',
     )
 
 

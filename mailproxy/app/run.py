@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import trio
+from attrs import frozen
 
 from mailproxy.admin.control_target import ControlAdministration
 from mailproxy.admin.handover.single_giver import SingleGiver
+from mailproxy.app.acme import AcmeRunner
 from mailproxy.app.api import OpenedProcess, open_service
 from mailproxy.app.inheritance import Inheritance, inherit
 from mailproxy.app.pid_file import pid_file
@@ -28,6 +30,7 @@ from mailproxy.net.notify import (
     notify_stopping,
     watchdog_interval,
 )
+from mailproxy.net.passing.sockets import PassedSocket
 from mailproxy.proxy.host_checks import check_capabilities
 from mailproxy.proxy.process import (
     descriptor_shortage,
@@ -42,6 +45,7 @@ from mailproxy.proxy.service import log_handover_failed
 from mailproxy.proxy.signals import SIGNALS, SignalAction, log_ignored, log_stopping, signal_action
 from mailproxy.proxy.single_process import SingleProcess
 from mailproxy.proxy.supervise import contained, supervise
+from mailproxy.workers.control.control import Control
 from mailproxy.workers.supervisor import run_supervisor
 
 
@@ -89,13 +93,15 @@ def _run_single_process(config: Config, store: CertificateStore, inheritance: In
 
 
 def _run_workers(config: Config, store: CertificateStore, inheritance: Inheritance) -> None:
+    owner = configured_owner(config)
     opened = open_all(
         config,
         store,
         workers=worker_count(config),
-        owner=configured_owner(config),
+        owner=owner,
         passed=inheritance.passed,
     )
+    acme = AcmeRunner(config, owner)
     try:
         with pid_file(config, inheritance):
             drop_privileges(config)
@@ -106,12 +112,37 @@ def _run_workers(config: Config, store: CertificateStore, inheritance: Inheritan
                 store,
                 opened.slots,
                 opened.outputs,
-                helper=ControlAdministration(opened.admin),
+                helper=_ControlHelpers(ControlAdministration(opened.admin, lambda: acme.statuses), acme),
                 start=inheritance,
             )
     finally:
         close_slots(opened.slots)
         opened.admin.close()
+        acme.close()
+
+
+@frozen(eq=False)
+class _ControlHelpers:
+    """What runs beside the control process."""
+
+    administration: ControlAdministration
+    acme: AcmeRunner
+
+    async def run(self, control: Control) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.administration.run, control)
+            nursery.start_soon(self.acme.run_beside, control)
+
+    def close_copies(self) -> None:
+        self.administration.close_copies()
+        self.acme.close()
+
+    def sockets(self) -> Sequence[PassedSocket]:
+        return self.administration.sockets()
+
+    def leave(self) -> None:
+        self.administration.leave()
+        self.acme.close()
 
 
 async def _serve(opened: OpenedProcess, inheritance: Inheritance) -> None:

@@ -17,6 +17,7 @@ from mailproxy.log import Output
 from mailproxy.net.listener import Slots, close_slots
 from mailproxy.net.passing.adopt import open_slots
 from mailproxy.net.passing.sockets import PassedSockets
+from mailproxy.proxy.acme_checks import check_acme
 from mailproxy.proxy.host_checks import (
     check_admin_sockets,
     check_binds,
@@ -47,6 +48,7 @@ def load_and_check(config: Config) -> CertificateStore:
         check_admin_sockets,
         check_http,
         check_loops,
+        check_acme,
     ):
         check(config, store.add)
     if store.faults:
@@ -106,8 +108,7 @@ def open_all(
 def _open_admin(config: Config, store: CertificateStore, passed: PassedSockets) -> AdminListeners:
     sockets = open_admin_sockets(config, passed)
     try:
-        advice = advise(config, store) if config.admin.http is not None else ()
-        return AdminListeners(sockets, open_http(config, store, advice, passed))
+        return AdminListeners(sockets, open_http(config, store, advise, passed))
     except BaseException:
         close_admin_sockets(sockets)
         raise

@@ -6,12 +6,14 @@ Each file is opened and tried. All faults are reported at once, in the form of t
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from mailproxy.certificates.placeholder import make_placeholder
 from mailproxy.certificates.store import CertificateStore
 from mailproxy.config import Config, FrontendTls, ServerTls
+from mailproxy.config.acme_plan import AcmePlan, ManagedCertificate, challenge_names
 from mailproxy.config.check_plan import entry_paths, tls_of_checks
 from mailproxy.config.path import ROOT_PATH, ConfigPath, backend_path, bind_path, frontend_path, server_path
 from mailproxy.display_path import display_path
@@ -100,8 +102,13 @@ class _Loader:
         self._store = store
         self._previous = previous
         self.loaded: set[FrontendTls | ServerTls] = set()
+        self._acme: AcmePlan | None = None
+        self._challenges: Mapping[str, Path] | None = None
 
     def load(self, config: Config) -> None:
+        if config.acme:
+            self._acme = AcmePlan(config)
+            self._challenges = challenge_names(config) or None
         self._load_binds(config)
         if config.admin.tls is not None:
             self._load_once(config.admin.tls, ROOT_PATH / "admin" / "tls")
@@ -147,6 +154,9 @@ class _Loader:
         for index, files in enumerate(tls.certificates):
             key = files.key or tls.key
             certificates += self._read_entry(files.certificate, key, path / "certificates" / index)
+        if self._acme is not None:
+            for group in self._acme.groups_of(tls):
+                certificates += self._read_managed(group, path / "acme")
         if not self._check_client_authority(tls, path) or not certificates:
             return
         try:
@@ -156,6 +166,7 @@ class _Loader:
                 store.staged.append((path, store.terminators[tls].stage(certificates)))
             else:
                 store.terminators[tls].reload(certificates)
+            store.terminators[tls].challenges = self._challenges
         except (OSError, ValueError) as error:
             self._reject_context(path, error, certificates, (tls.client_ca, tls.client_crl))
 
@@ -268,6 +279,44 @@ class _Loader:
         self._store.certificates.update(reused)
         self._store.rejected.update(file for file, _ in reused)
         return [certificate for _, certificate in reused.values()]
+
+    def _read_managed(self, group: list[ManagedCertificate], path: ConfigPath) -> list[Certificate]:
+        """Read the certificates that ACME has obtained for some names, one for each key type.
+
+        Returns:
+            Those that are there; without any, their placeholders.
+        """
+        store = self._store
+        certificates = []
+        for managed in group:
+            file = managed.file
+            store.remember_stat(file)
+            _, previous = self._previous.certificates.get((file, None), (path, None))
+            certificate = previous
+            try:
+                certificate = _read_if_changed(file, None, previous)
+            except OSError as error:
+                is_missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+                if previous is not None or not is_missing:
+                    store.reject(
+                        path, Path(error.filename or file), error_reason(error), retry=not is_missing
+                    )
+            except ValueError as error:
+                if previous is not None:  # without one, it is obtained again
+                    store.reject(path, file, str(error))
+            if certificate is not None:
+                store.certificates[file, None] = (path, certificate)
+                certificates.append(certificate)
+        return certificates or [self._placeholder(group[0])]
+
+    def _placeholder(self, managed: ManagedCertificate) -> Certificate:
+        placeholder = self._previous.placeholders.get(managed.file)
+        is_refused = managed.acme.until_ready == "refuse"
+        wanted = "refuse" if is_refused else "self-signed"
+        if placeholder is None or placeholder.names != managed.names or placeholder.placeholder != wanted:
+            placeholder = make_placeholder(managed.file, managed.names, is_refused=is_refused)
+        self._store.placeholders[managed.file] = placeholder
+        return placeholder
 
     def _read_file(
         self, file: Path, key: Path | None, path: ConfigPath, *, falls_back: bool = True

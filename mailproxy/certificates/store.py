@@ -29,6 +29,7 @@ class CertificateStore:
         terminators: The same terminators by ``tls`` table: binds with equal tables share one.
         server_contexts: The contexts towards servers, by ``tls`` table.
         certificates: By file, and by the key's file where the configuration names one. Each with its path.
+        placeholders: The placeholders of certificates that ACME has not obtained yet, by their file.
         revocations: The next update of each file of revocation lists, None if none says. Each with its path.
         expired: Certificates before or after their dates. They are faults only for ``mailproxy check``.
         faults: Everything that is wrong, in the order of the configuration.
@@ -46,6 +47,7 @@ class CertificateStore:
     terminators: dict[FrontendTls, Terminator] = Factory(dict)
     server_contexts: dict[ServerTls, Context] = Factory(dict)
     certificates: dict[tuple[Path, Path | None], tuple[ConfigPath, Certificate]] = Factory(dict)
+    placeholders: dict[Path, Certificate] = Factory(dict)
     revocations: dict[Path, tuple[ConfigPath, datetime | None]] = Factory(dict)
     expired: list[Fault] = Factory(list)
     faults: list[Fault] = Factory(list)

@@ -84,11 +84,11 @@ class AdminAddress:
                     if is_first:
                         text = text.removeprefix("\n")
                         is_first = not text
-                        if text.startswith("["):
+                        if _MARK.match(text):  # a line of the log may begin with an IPv6 address in brackets
                             raise NoAnswerError(_parse(text).text.strip())
                     yield text
         except OSError as error:
-            raise NoAnswerError(f"{self}: {error.strerror}{_remedy(error)}") from None
+            raise NoAnswerError(f"{self}: {error.strerror or error}{_remedy(error)}") from None
 
     def _connect(self) -> socket.socket:
         if self.tcp is not None:

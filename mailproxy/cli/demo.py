@@ -17,7 +17,7 @@ import mailproxy
 from mailproxy.testing import ImapServer, Mailstore, ThrowAwayCA
 
 FAULTY = 2
-IMAP_PORT, IMAPS_PORT = 1143, 1993
+IMAP_PORT, IMAPS_PORT, HTTP_PORT = 1143, 1993, 8405
 USER, PASSWORD = "demo", "demo"
 
 _MESSAGE = """\
@@ -50,16 +50,22 @@ Speak IMAP yourself, such as  a login demo demo,  b select inbox,  c fetch 1 bod
 
   openssl s_client -connect {imaps} -CAfile {ca} -servername localhost -quiet
 
+Look at the proxy: in a browser, in another terminal, and take a server out:
+
+  {http}
+  {mailproxy} top -s {admin}
+  {mailproxy} ctl -s {admin} "set server demo/d1 state drain"
+
 The line of each session appears here when it ends. Ctrl-C stops.
 """
 
 
 def demo(port_base: int | None = None) -> None:
-    """Run the demo until SIGINT or SIGTERM. Exits with code 2 if ports are taken or trustme is missing.
+    """Run the demo until SIGINT or SIGTERM. Exits with code 2 if ports are taken or packages are missing.
 
     Args:
-        port_base: The first of two ports to listen on. None for 1143 and 1993, or free ports if those are
-            taken.
+        port_base: The first of three ports to listen on. None for 1143, 1993 and 8405, or free ports if those
+            are taken.
     """
     try:
         faults = _run(port_base)
@@ -99,9 +105,10 @@ async def run_demo(port_base: int | None = None) -> None:
         async with trio.open_nursery() as nursery:
             servers = {name: await nursery.start(ImapServer(name, store).serve) for name in ("d1", "d2")}
             ports = _ports(port_base)
-            config = mailproxy.from_mapping(_configuration(ports, certificate, servers))
+            admin = Path(folder) / "admin.sock"
+            config = mailproxy.from_mapping(_configuration(ports, certificate, servers, admin))
             proxy: mailproxy.Proxy = await nursery.start(mailproxy.serve, config)
-            click.echo(_welcome(proxy, ports, ca.pem))
+            click.echo(_welcome(proxy, ports, ca.pem, admin))
             await anext(aiter(signals))
             nursery.cancel_scope.cancel()
 
@@ -115,9 +122,12 @@ def _store() -> Mailstore:
     return store
 
 
-def _configuration(ports: tuple[int, int], certificate: Path, servers: dict[str, str]) -> dict[str, Any]:
-    imap_port, imaps_port = ports
+def _configuration(
+    ports: tuple[int, int, int], certificate: Path, servers: dict[str, str], admin: Path
+) -> dict[str, Any]:
+    imap_port, imaps_port, http_port = ports
     return {
+        "admin": {"socket": str(admin), "http": f"127.0.0.1:{http_port}"},
         "frontends": {
             "imap": {"protocol": "imap", "backend": "demo", "bind": [{"address": f"127.0.0.1:{imap_port}"}]},
             "imaps": {
@@ -133,10 +143,10 @@ def _configuration(ports: tuple[int, int], certificate: Path, servers: dict[str,
     }
 
 
-def _ports(port_base: int | None) -> tuple[int, int]:
+def _ports(port_base: int | None) -> tuple[int, int, int]:
     if port_base is not None:
-        return port_base, port_base + 1
-    return _port_or_any(IMAP_PORT), _port_or_any(IMAPS_PORT)
+        return port_base, port_base + 1, port_base + 2
+    return _port_or_any(IMAP_PORT), _port_or_any(IMAPS_PORT), _port_or_any(HTTP_PORT) or _free_port()
 
 
 def _port_or_any(port: int) -> int:
@@ -149,7 +159,14 @@ def _port_or_any(port: int) -> int:
     return port
 
 
-def _welcome(proxy: mailproxy.Proxy, ports: tuple[int, int], ca: Path) -> str:
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _welcome(proxy: mailproxy.Proxy, ports: tuple[int, int, int], ca: Path, admin: Path) -> str:
     imap, imaps = (proxy.frontends[name].addresses[0] for name in ("imap", "imaps"))
     return _WELCOME.format(
         imap=imap,
@@ -157,10 +174,18 @@ def _welcome(proxy: mailproxy.Proxy, ports: tuple[int, int], ca: Path) -> str:
         imap_port=imap.rpartition(":")[2],
         imaps_port=imaps.rpartition(":")[2],
         ca=shlex.quote(str(ca)),
+        http=f"http://127.0.0.1:{ports[2]}/",
+        admin=shlex.quote(str(admin)),
+        mailproxy=_program(),
         user=f"{USER}:{PASSWORD}",
         imap_taken=_taken(ports[0], IMAP_PORT),
         imaps_taken=_taken(ports[1], IMAPS_PORT),
     )
+
+
+def _program() -> str:
+    """Return how a shell starts the program of this environment, which need not be on the PATH."""
+    return shlex.quote(str(Path(sys.executable).with_name("mailproxy")))
 
 
 def _taken(port: int, usual: int) -> str:

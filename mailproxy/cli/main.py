@@ -1,10 +1,11 @@
-"""The commands. Exit codes: 0 for success, 1 for advice with ``--strict``, 2 for a faulty configuration or command line."""
+"""The commands. Exit codes: 0 for success, 1 for advice or losses with ``--strict``, 2 for a faulty configuration or command line."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from mailproxy import __version__
+from mailproxy.cli.certs import certs
 from mailproxy.cli.report import Writer, write_json, write_text
 from mailproxy.config import Config, json_schema, load, load_admin, load_stream
 from mailproxy.errors import ConfigError, Fault
@@ -79,7 +81,7 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
     write: Writer = write_json if form == "json" else write_text
     try:
         config = _load_any(file)
-        from mailproxy.app import advise, check_all_servers, load_and_check, table, worker_count
+        from mailproxy.app import advise, check_all_servers, check_tlsa, load_and_check, table, worker_count
 
         store = load_and_check(config)
         if store.expired:
@@ -94,6 +96,7 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
         if is_plain:
             click.echo(table(results))
         advice += [result.fault for result in results if result.fault is not None]
+        advice += check_tlsa(config, store)
     write("advice", config.source_map.locate_all(advice), config.source)
     if is_plain:
         click.echo(f"{file}: {_summary(config, worker_count(config), len(advice))}")
@@ -185,6 +188,69 @@ def ctl(where: str | None, file: Path | None, command: tuple[str, ...]) -> None:
     sys.exit(client.run_command(address, " ".join(command)) if command else client.run_prompt(address))
 
 
+@main.command("import")
+@click.argument("program", type=click.Choice(["haproxy", "nginx", "caddy", "traefik"]))
+@click.argument(
+    "files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path, readable=False)
+)
+@click.option(
+    "--output", "-o", "output", type=click.Path(path_type=Path, dir_okay=False, writable=False), metavar="OUT",
+    help="Write the configuration to this file.",
+)  # fmt: skip
+@click.option(
+    "--report", "as_table", is_flag=True, help="Report as a table: file, line, directive, what was done."
+)
+@click.option("--strict", is_flag=True, help="Exit with 1 if there are losses.")
+@click.option("--diff", "as_diff", is_flag=True, help="Print each line of the files beside what it became.")
+@click.option("--mend", is_flag=True, help="Replace values that are traps for mail with the defaults.")
+def import_(  # noqa: PLR0917 - click passes all of them by name
+    program: str,
+    files: tuple[Path, ...],
+    output: Path | None,
+    as_table: bool,
+    strict: bool,
+    as_diff: bool,
+    mend: bool,
+) -> None:
+    """Translate the configuration of HAProxy, nginx, Caddy or Traefik, and print it.
+
+    PROGRAM is haproxy, nginx, caddy or traefik. Several FILEs are one configuration, in the order given; a folder means
+    for the files in it, by name.
+
+    What has no equivalent is reported on standard error as FILE:LINE:COLUMN: what, and what was done instead.
+    Lines with "note" lose nothing, lines with "advice" are about values that are kept and probably a mistake.
+    Exit codes: 0 the meaning is known, 1 losses with --strict, 2 a file cannot be read, and nothing is printed.
+    """
+    from mailproxy.importers import (
+        import_files,
+        report_table,
+        side_by_side,
+    )  # late, as for the other commands
+
+    try:
+        result = import_files(program, files, mend=mend)
+    except ConfigError as error:
+        _refuse(error)
+    if output is not None:
+        try:
+            output.write_text(result.text, encoding="utf-8")
+        except OSError as error:
+            _refuse(ConfigError([Fault("", f"cannot be written: {error.strerror}")], str(output)))
+    if as_diff:
+        click.echo(side_by_side(result, shutil.get_terminal_size((160, 24)).columns))
+    elif output is None:
+        click.echo(result.text, nl=False)
+    if as_table:
+        click.echo(report_table(result.entries), err=True)
+    else:
+        for entry in result.entries:
+            click.echo(str(entry), err=True)
+    sys.exit(ADVISED if strict and result.has_losses else 0)
+
+
+main.add_command(certs)
+
+
 @main.command()
 @click.option("--socket", "-s", "where", metavar="SOCKET", help="The admin socket: a path or HOST:PORT.")
 @click.option(
@@ -230,7 +296,7 @@ def completion(shell: str) -> None:
 @click.option(
     "--port-base",
     type=click.IntRange(1, 64000),
-    help="The first of two ports to listen on.  [default: 1143 and 1993]",
+    help="The first of three ports to listen on.  [default: 1143, 1993 and 8405]",
 )
 def demo(port_base: int | None) -> None:
     """Run the proxy with two demo servers.

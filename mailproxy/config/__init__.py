@@ -27,6 +27,8 @@ Made from a ``Config``:
 
 from mailproxy.config.loader import from_mapping, load, load_admin, load_stream
 from mailproxy.config.model import (
+    Acme,
+    AcmeDns,
     AdminSocket,
     Backend,
     BackendTimeouts,
@@ -52,7 +54,7 @@ from mailproxy.config.schema import json_schema
 from mailproxy.config.values import LogTarget, ProxySource
 
 __all__ = [
-    "AdminSocket", "Backend", "BackendTimeouts", "Bind", "Check", "Config", "Connect", "Frontend", "FrontendTimeouts", "FrontendTls",
+    "Acme", "AcmeDns", "AdminSocket", "Backend", "BackendTimeouts", "Bind", "Check", "Config", "Connect", "Frontend", "FrontendTimeouts", "FrontendTls",
     "KeepAlive", "Log", "LogTarget", "Process", "ProxySource", "Route", "Server", "ServerTls", "SessionRate", "Step",
     "Stick", "Tracing", "from_mapping", "json_schema", "load", "load_admin", "load_stream",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from mailproxy.config.fields import keys_of
 from mailproxy.config.layers import Layer, MergedTable, Table, interleave, merge
 from mailproxy.config.path import ROOT_PATH, ConfigPath, backend_path, frontend_path
 from mailproxy.config.rules import (
+    acme_rules,
     address_rules,
     admin_rules,
     check_rules,
@@ -53,6 +54,7 @@ def build(
         source_map: What the configuration was read from.
     """
     builder = _Builder(tables, diagnostics, converter)
+    acme = {name: built for name in tables["acme"] if (built := builder.acme(name)) is not None}
     built_frontends = {name: builder.frontend(name) for name in tables["frontends"]}
     frontends = {name: frontend for name, frontend in built_frontends.items() if frontend}
     protocols = _protocols(frontends.values())
@@ -61,11 +63,12 @@ def build(
     log = builder.log()
     admin = builder.admin()
     reference_rules.check_references(tables, diagnostics)
-    server_rules.check_tls_modes(tables, diagnostics)
+    acme_rules.check_storages(acme, diagnostics)
     check_rules.check_steps(tables, diagnostics)
     check_rules.check_stick_tables(tables, diagnostics)
     for name, frontend in frontends.items():
         frontend_rules.check_certificates(frontend, builder.binds[name], diagnostics)
+        acme_rules.check_tls(frontend, builder.binds[name], tables["acme"], acme, diagnostics)
     address_rules.check_listeners(frontends, diagnostics)
     address_rules.check_ports(frontends, backends, diagnostics)
     address_rules.check_loops(frontends, backends, diagnostics)
@@ -79,6 +82,7 @@ def build(
         tracing=converter.structure(tables["tracing"], model.Tracing),
         admin=admin,
         metrics=converter.structure(tables["metrics"], model.Metrics),
+        acme=acme,
         frontends=frontends,
         backends=backends,
         source=source_map.file,
@@ -143,6 +147,23 @@ class _Builder:
         admin_rules.check_http(admin, table, self.diagnostics)
         return admin
 
+    def acme(self, name: str) -> model.Acme | None:
+        """Build an authority; return None if a required key is missing."""
+        path, table = ROOT_PATH / "acme" / name, self.tables["acme"][name]
+        # The innermost tables first: a table of which one cannot be structured cannot be, either.
+        dns, dns_path = table.get("dns", {}), path / "dns"
+        nested: tuple[tuple[type[object], Table | None, ConfigPath], ...] = (
+            (model.Rfc2136, dns.get("rfc2136"), dns_path / "rfc2136"),
+            (model.AcmeEab, table.get("eab"), path / "eab"),
+        )
+        for kind, inner, inner_path in nested:
+            if inner is not None and self._structure(kind, inner, inner_path) is None:
+                return None
+        built = self._structure(model.Acme, {**table, "name": name}, path)
+        if built is not None:
+            acme_rules.check_acme(built, table, self.diagnostics)
+        return built
+
     def frontend(self, name: str) -> model.Frontend | None:
         """Build a frontend with its binds; return None if a required key of it or of a bind is missing."""
         own = Layer(frontend_path(name), self.tables["frontends"][name])
@@ -157,7 +178,10 @@ class _Builder:
         if frontend is None or None in binds:
             return None
         frontend = evolve(frontend, bind=tuple(bind for bind in binds if bind is not None))
+        frontend = acme_rules.with_names(frontend)
         if not self.diagnostics.is_any_invalid((own.path / "bind", own.path / "routes"), subtree=True):
+            frontend_rules.check_greeting_delay(frontend, own, self.diagnostics)
+            frontend_rules.check_starttls(frontend, merged_binds, self.diagnostics)
             frontend_rules.check_unused_tls(frontend, own, merged_binds, self.diagnostics)
             for bind, merged_bind in zip(frontend.bind, merged_binds, strict=True):
                 if frontend.terminates_tls(bind):
@@ -227,7 +251,10 @@ class _Builder:
         server = self._structure(model.Server, _with_server_name(values), merged.path)
         if server is None:
             return None
+        server = server_rules.with_identity(server, merged, self.diagnostics)
         server_rules.check_server(server, merged, self.diagnostics)
+        server_rules.check_identity(server, backend.protocol, merged, self.diagnostics)
+        server_rules.check_starttls(server, backend.protocol, merged, self.diagnostics)
         server = _with_port(server, backend.port)
         if server.check is not None and server.check.type == "none":
             server = evolve(server, check=None)

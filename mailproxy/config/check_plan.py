@@ -140,7 +140,7 @@ def may_match(route: model.Route, bind: model.Bind, port: int | None) -> bool:
         bind: The bind.
         port: Its port; None where it is not known.
     """
-    if route.needs_client_hello and bind.mode not in _PEEKING_MODES:
+    if route.needs_client_hello and bind.mode not in (*_PEEKING_MODES, "starttls"):
         return False
     if not route.port or bind.accept_proxy:
         return True

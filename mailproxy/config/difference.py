@@ -35,6 +35,9 @@ _RESTART_PROCESS = ("relay", "raise_descriptor_limit", "user", "group", "state_f
 # They take effect when the address is bound, and the socket of an address that stays is never closed.
 _RESTART_BIND = ("v6only", "interface", "free_bind", "unix_mode", "unix_user", "unix_group")
 
+# The first port that a process without privileges may bind.
+_UNPRIVILEGED_PORT = 1024
+
 # What tables are called rather than what they do.
 _NAMES = ("name", "profile")
 
@@ -75,6 +78,7 @@ def compare(old: model.Config, new: model.Config, *, can_change_workers: bool = 
         *_lines("process", old.process, new.process, only=keys),
         *_lines("tracing", old.tracing, new.tracing),
         *_lines("admin", old.admin, new.admin),
+        *_privileged_listeners(old, new),
     ]
     process = evolve(new.process, **{key: getattr(old.process, key) for key in keys})
     binds = dict(_binds(old.frontends.values()))
@@ -89,6 +93,21 @@ def compare(old: model.Config, new: model.Config, *, can_change_workers: bool = 
     # The sockets are opened before privileges are dropped, and the process that serves them may have changed its user.
     config = evolve(new, process=process, tracing=old.tracing, admin=old.admin, frontends=frontends)
     return Difference(changes=tuple(_changes(old, config)), needs_restart=tuple(restart), config=config)
+
+
+def _privileged_listeners(old: model.Config, new: model.Config) -> Iterator[str]:
+    """Yield new listeners for http-01 that need privileges, which were given up at the start."""
+    if old.process.user in (None, "root"):
+        return
+    bound = {acme.http_address for acme in old.acme.values()}
+    for name, acme in new.acme.items():
+        address = acme.http_address
+        if (
+            isinstance(address, TcpAddress)
+            and address not in bound
+            and 0 < (address.port or 0) < _UNPRIVILEGED_PORT
+        ):
+            yield f"acme {name} http: a listener on {address}"
 
 
 def bind_keys(binds: Iterable[model.Bind]) -> list[BindKey]:
@@ -111,6 +130,10 @@ def _changes(old: model.Config, new: model.Config) -> Iterator[str]:
     yield from _lines("process", old.process, new.process)
     yield from _lines("log", old.log, new.log)
     yield from _lines("metrics", old.metrics, new.metrics)
+    for name, acme_before, acme in _pairs(old.acme, new.acme):
+        yield from _added_or_removed(f"acme {name}", acme_before, acme)
+        if acme_before is not None and acme is not None:
+            yield from _lines(str(ROOT_PATH / "acme" / name), acme_before, acme)
     for name, before, now in _pairs(old.frontends, new.frontends):
         yield from _added_or_removed(f"frontend {name}", before, now)
         yield from _frontend_changes(name, before, now)

@@ -15,6 +15,7 @@ from mailproxy.config.environment import expand
 from mailproxy.config.fields import keys_of
 from mailproxy.config.layers import Table
 from mailproxy.config.lint.unknown_keys import describe_unknown_key
+from mailproxy.config.network_files import include_networks
 from mailproxy.config.path import ROOT_PATH, ConfigPath
 from mailproxy.config.source.source_map import SourceMap
 from mailproxy.config.source.syntax import SyntaxFault, decode, parse
@@ -27,7 +28,7 @@ _LAYERED = {"frontend": model.Frontend, "bind": model.Bind, "backend": model.Bac
 
 
 def load(path: str | os.PathLike[str]) -> model.Config:
-    """Read a configuration file. Files that it names are not opened.
+    """Read a configuration file. Of the files that it names, only lists of networks are opened.
 
     Raises:
         ConfigError: The file cannot be read, or has faults; the error has all of them.
@@ -125,7 +126,8 @@ def from_mapping(
 def _read(mapping: Mapping[str, Any], folder: str | os.PathLike[str], source_map: SourceMap) -> model.Config:
     diagnostics = Diagnostics()
     try:
-        tables = _validate(expand(mapping, ROOT_PATH, diagnostics), diagnostics)
+        expanded = include_networks(expand(mapping, ROOT_PATH, diagnostics), Path(folder), diagnostics)
+        tables = _validate(expanded, diagnostics)
     except RecursionError:
         raise ConfigError([Fault("", "is nested too deeply")], source_map.file) from None
     try:
@@ -147,6 +149,7 @@ def _validate(mapping: Table, diagnostics: Diagnostics) -> Table:
         "tracing": lambda value, path: check_table(model.Tracing, value, path, diagnostics),
         "admin": lambda value, path: check_table(model.Admin, value, path, diagnostics),
         "metrics": lambda value, path: check_table(model.Metrics, value, path, diagnostics),
+        "acme": lambda value, path: _validate_named(model.Acme, value, path, diagnostics),
         "defaults": lambda value, path: _validate_layers(value, path, diagnostics, without=("name",)),
         "profiles": lambda value, path: {
             name: _validate_layers(layers, path / name, diagnostics, without=("name", "profile"))

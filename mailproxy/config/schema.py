@@ -35,6 +35,7 @@ def json_schema() -> Schema:
             "tracing": tables.named(model.Tracing),
             "admin": tables.named(model.Admin),
             "metrics": tables.named(model.Metrics),
+            "acme": _by_name(tables.nameless(model.Acme)),
             "defaults": _closed(layers, "defaults of all frontends, binds, backends and servers"),
             "profiles": _by_name(_closed(layers, "defaults of those tables that name this profile")),
             "frontends": _by_name(tables.nameless(model.Frontend)),

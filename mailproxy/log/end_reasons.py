@@ -29,6 +29,7 @@ class Phase(Enum):
     HEADER = "proxy-header"
     HANDSHAKE = "handshake"
     ROUTE = "route"
+    NEGOTIATION = "negotiation"
     QUEUE = "queue"
     CONNECT = "connect"
     DATA = "data"
@@ -115,6 +116,19 @@ REJECTED = EndReason("rejected", EndedBy.PROXY, Phase.ROUTE, "PR",
 CLIENT_LIMIT = EndReason("client-limit", EndedBy.PROXY, Phase.ROUTE, "PR",
     "the client is over `max_sessions_per_client` or `max_session_rate_per_client`; `detail` says which")
 
+LEFT_BEFORE_TLS = EndReason("left-before-tls", EndedBy.CLIENT, Phase.NEGOTIATION, "CR",
+    "the client left, or logged out, before it upgraded to TLS")
+NEGOTIATION_TIMEOUT = EndReason("negotiation-timeout", EndedBy.TIMEOUT, Phase.NEGOTIATION, "cR",
+    "the client did not send STARTTLS within `timeouts.negotiation`")
+TOO_MANY_ERRORS = EndReason("too-many-errors", EndedBy.PROXY, Phase.NEGOTIATION, "PR",
+    "the client sent `max_errors` bad commands before TLS, or too many bytes")
+EARLY_TALKER = EndReason("early-talker", EndedBy.PROXY, Phase.NEGOTIATION, "PR",
+    "the client sent something before the greeting, within `greeting_delay`")
+INJECTION = EndReason("injection", EndedBy.PROXY, Phase.NEGOTIATION, "PR",
+    "the client sent bytes in clear text with or behind STARTTLS, which none of the two sides may take for its TLS")
+NEGOTIATION_STOPPED = EndReason("negotiation-stopped", EndedBy.ADMIN, Phase.NEGOTIATION, "KR",
+    "the proxy was stopped, or the operator ended the session, before the client upgraded to TLS")
+
 HEADER_EMPTY = EndReason("header-empty", EndedBy.CLIENT, Phase.HEADER,
     "Connection closed while waiting for PROXY protocol header",
     "the client left before it sent a byte of its PROXY header")
@@ -161,6 +175,9 @@ HANDSHAKE_EMPTY = EndReason("handshake-empty", EndedBy.CLIENT, Phase.HANDSHAKE,
 HANDSHAKE_TIMEOUT = EndReason("handshake-timeout", EndedBy.TIMEOUT, Phase.HANDSHAKE,
     "Timeout during SSL handshake",
     "the handshake was not done within `timeouts.handshake`")
+ACME_CHALLENGE = EndReason("acme-challenge", EndedBy.PROXY, Phase.HANDSHAKE,
+    "ACME challenge answered in SSL handshake",
+    "the client was an authority that validates a name by tls-alpn-01, and got its answer")
 HANDSHAKE_STOPPED = EndReason("handshake-stopped", EndedBy.ADMIN, Phase.HANDSHAKE,
     "Stopped during SSL handshake",
     "the proxy was stopped, or the operator ended the session, before the handshake was done")

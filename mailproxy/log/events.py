@@ -29,6 +29,7 @@ class Event:
 
 
 _SERVER = ("backend", "server", "status", "state", "check", "info", "check_ms", "sessions")
+_ACME = ("names", "key_type", "authority")
 _SERVER_CHANGE = (*_SERVER, "active", "backup", "requeued", "waiting")
 
 # The table: name, level, keys, meaning.
@@ -145,6 +146,11 @@ LOGIN_DISABLED = Event("login-disabled", "warning", _SERVER,
     meaning="no client can log in to a server over connections like those of sessions")
 LOGIN_ENABLED = Event("login-enabled", "info", _SERVER,
     meaning="clients can log in to a server again")
+OFFERS_LESS = Event("offers-less", "warning", _SERVER,
+    meaning="a server lacks capabilities of the one whose list is announced before TLS")
+IDENTITY_REFUSED = Event("identity-refused", "warning", _SERVER,
+    meaning="a server does not take the client's identity (`identity`), so its log has the proxy's address; once for each "
+    "server")
 CHECK_NOT_MADE = Event("check-not-made", "warning", _SERVER,
     meaning="the proxy has no resources for a check; the server's state stays")
 
@@ -184,6 +190,16 @@ CERTIFICATES_KEPT = Event("certificates-kept", "error", ("path", "fact"),
     meaning="such a file changed and is faulty; the proxy keeps using what it had")
 TLS_READS_UNBOUNDED = Event("tls-reads-unbounded", "warning",
     meaning="this Python has OpenSSL built in, so that one client of TLS can keep a process busy")
+
+ACME_STARTED = Event("acme-started", "info", _ACME,
+    meaning="the proxy obtains or renews a certificate")
+ACME_OBTAINED = Event("acme-obtained", "info", (*_ACME, "until"),
+    meaning="an authority has issued a certificate; it is stored, and in use in a moment (`certificates-renewed`)")
+ACME_FAILED = Event("acme-failed", "error", (*_ACME, "reason", "expiry"),
+    meaning="a certificate could not be obtained; the one that there is stays in use until `expiry`, and another attempt "
+    "follows")
+ACME_MUST_STAPLE = Event("acme-must-staple", "warning", _ACME,
+    meaning="an authority has issued a certificate that demands OCSP stapling, which the proxy cannot do")
 
 # Faults.
 

@@ -45,7 +45,7 @@ SESSION_FIELDS = (
     Field("bytes_out", "number", "bytes from the server, without TLS", "912"),
     Field("end", "string", "the end reason", '"client-closed"'),
     Field("by", "string", "what ended the session: `client`, `server`, `proxy`, `timeout` or `admin`", '"client"'),
-    Field("phase", "string", "how far the session had come: `proxy-header`, `handshake`, `route`, `queue`, `connect` or `data`", '"data"'),
+    Field("phase", "string", "how far the session had come: `proxy-header`, `handshake`, `route`, `negotiation`, `queue`, `connect` or `data`", '"data"'),
     Field("state", _MAYBE, "HAProxy's two letters; null in the first two phases, where HAProxy has a message", '"--"'),
     Field("detail", _MAYBE, "the cause, if there is more to say than the end reason", '"no shared cipher"'),
     Field("retries", "number", "attempts to connect after the first one", "0"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ _RECORDS_MAX = 4096  # about 4 MB, some seconds of a busy process
 _BATCH_MAX = 256  # sessions in one request, about 1,000 spans
 _INTERVAL_S = 0.5  # between the first session of a batch and its request
 _EXPORT_TIMEOUT_S = 5.0  # for a request with its repetitions
+_LOST_INTERVAL_S = 60.0
+_TOO_MANY = "more sessions ended than could be sent"
 _FINISH_TIMEOUT_S = 2.0  # for the last sessions, as for the log
 _PATH = "/v1/traces"
 _NANOSECONDS = 1_000_000_000
@@ -85,6 +88,7 @@ class SessionTracer:
         self._is_stopping = threading.Event()
         self._lost = 0
         self._is_failing = False
+        self._reported_at = -math.inf  # when losses were logged
 
     def add(self, record: Record) -> None:
         """Take a session. It is a `Subscriber`, and only called in the event loop."""
@@ -109,16 +113,20 @@ class SessionTracer:
         self._is_stopping.clear()
         exporter = OTLPSpanExporter(endpoint=traces_url(self._url), timeout=_EXPORT_TIMEOUT_S)
 
+        faults: list[Exception] = []
+
         def export_all() -> None:
             try:
                 self._export_all(exporter, lambda reason: post(self._report, log, reason))
+            except Exception as fault:  # noqa: BLE001 - raised again in the event loop
+                faults.append(fault)
             finally:
                 post(done.set)
 
         threading.Thread(target=export_all, name="mailproxy tracing", daemon=True).start()
         log.subscribe(self.add)
         try:
-            await trio.sleep_forever()
+            await done.wait()  # before the end of the proxy, only a fault of the library sets it
         finally:
             log.unsubscribe(self.add)
             self._is_stopping.set()
@@ -127,19 +135,23 @@ class SessionTracer:
             with trio.CancelScope(deadline=trio.current_time() + _FINISH_TIMEOUT_S, shield=True):
                 await done.wait()
             exporter.shutdown()  # type: ignore[no-untyped-call]  # ends a request that is being repeated
+        raise faults[0]
 
     def _report(self, log: Log, reason: str) -> None:
-        """Log that spans cannot be sent, once until they can."""
+        """Log that spans cannot be sent, once until they can; then how many sessions were lost, once a minute at most."""
+        is_due = trio.current_time() >= self._reported_at + _LOST_INTERVAL_S
         if reason and not self._is_failing:
-            lost, self._lost = self._lost, 0
-            log.event(
-                TRACES_NOT_SENT,
-                f"traces cannot be sent to {self._url}: {reason}",
-                to=self._url,
-                reason=reason,
-                lost=lost,
-            )
+            self._log_not_sent(log, f"traces cannot be sent to {self._url}: {reason}", reason)
+        elif not reason and self._lost and is_due:
+            s = "" if self._lost == 1 else "s"
+            text = f"traces to {self._url} lack {self._lost} session{s}: {_TOO_MANY}"
+            self._log_not_sent(log, text, _TOO_MANY)
         self._is_failing = bool(reason)
+
+    def _log_not_sent(self, log: Log, message: str, reason: str) -> None:
+        lost, self._lost = self._lost, 0
+        self._reported_at = trio.current_time()
+        log.event(TRACES_NOT_SENT, message, to=self._url, reason=reason, lost=lost)
 
     # In the thread
 

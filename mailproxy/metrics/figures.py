@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from operator import add
 
 from attrs import define, field
@@ -28,6 +28,8 @@ class Figures:
 
     sums: dict[Key, Sequence[int]] = field(factory=dict)
     _traffic: dict[Key, list[int]] = field(factory=dict)
+    _kinds: dict[str, list[tuple[Key, Sequence[int]]]] = field(factory=dict)  # the blocks, by kind
+    _started: dict[str, int] = field(factory=dict)  # sessions so far, by frontend
 
     @classmethod
     def read(cls, boards: Iterable[Board]) -> Figures:
@@ -43,8 +45,11 @@ class Figures:
                     merge = _MERGES.get(key[0])
                     sums[key] = tuple(map(add, before, cells)) if merge is None else merge(before, cells)
         for key, cells in sums.items():
+            figures._kinds.setdefault(key[0], []).append((key[1:], cells))
             if key[0] == layout.SESSIONS:
                 figures._add_traffic(key, cells)
+        for (frontend, _), cells in figures.blocks(layout.STARTED):
+            figures._started[frontend] = figures._started.get(frontend, 0) + cells[0]
         return figures
 
     def _add_traffic(self, key: Key, cells: Sequence[int]) -> None:
@@ -58,22 +63,20 @@ class Figures:
             before = self._traffic.get(group)
             self._traffic[group] = list(cells) if before is None else list(map(add, before, cells))
 
-    def blocks(self, kind: str) -> Iterator[tuple[Key, Sequence[int]]]:
-        """Yield the blocks of a kind: the rest of their keys, and their numbers."""
-        for key, cells in self.sums.items():
-            if key[0] == kind:
-                yield key[1:], cells
+    def blocks(self, kind: str) -> Sequence[tuple[Key, Sequence[int]]]:
+        """Return the blocks of a kind: the rest of their keys, and their numbers."""
+        return self._kinds.get(kind, ())
 
     def frontend(self, name: str) -> Traffic:
         """Return what the sessions of a frontend have come to."""
         traffic = self._traffic_of(("frontend", name))
-        traffic.sessions = sum(cells[0] for key, cells in self.blocks(layout.STARTED) if key[0] == name)
+        traffic.sessions = self._started.get(name, 0)
         return traffic
 
     def total(self) -> Traffic:
         """Return what all sessions have come to, those of frontends that are gone included."""
         traffic = self._traffic_of(())
-        traffic.sessions = sum(cells[0] for _, cells in self.blocks(layout.STARTED))
+        traffic.sessions = sum(self._started.values())
         return traffic
 
     def listener(self, frontend: str, bind: str) -> Traffic:

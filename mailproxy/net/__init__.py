@@ -12,6 +12,6 @@ Modules, in reading order:
     client_close: whether a client has closed while its session waits for a server.
     tls: contexts, handshakes, certificates.
     relay: the bytes of established sessions.
-    simple_io: sending and receiving for health checks.
+    simple_io: sending and receiving for health checks, and in the dialogues before a session is joined.
     accounts, notify, process_name: the operating system's users, service manager and process names.
 """

@@ -12,16 +12,17 @@ _THROTTLE_MIN = 0.01  # HAProxy: "grows linearly from 1 to 100%" (configuration 
 S = TypeVar("S", bound=Server)
 
 
-def eligible_servers(servers: Sequence[S]) -> Sequence[S]:
-    """Return the usable active servers, or the first usable backup alone if there are none.
+def eligible_servers(servers: Sequence[S], *, all_backups: bool = False) -> Sequence[S]:
+    """Return the usable active servers. If there are none, return the first usable backup, or all of them.
 
-    That is HAProxy's rule without ``option allbackups``. A full server is eligible: sessions wait for it and
+    ``all_backups`` is HAProxy's ``option allbackups``. A full server is eligible: sessions wait for it and
     do not go to a backup, which may be a server that must not get sessions while the active ones are up.
     """
     active = [server for server in servers if server.is_usable and not server.is_backup]
     if active:
         return active
-    return [server for server in servers if server.is_usable and server.is_backup][:1]
+    backups = [server for server in servers if server.is_usable and server.is_backup]
+    return backups if all_backups else backups[:1]
 
 
 def usable_counts(servers: Sequence[Server]) -> tuple[int, int]:

@@ -16,7 +16,7 @@ Invariants, which hold whenever no method of the pool is running (``tests/suppor
 5. No slot is free for a waiter whose turn it is. While a waiter takes any server, all eligible servers are
    full. While a waiter requires a server, that server is full. With other processes, a slot also stays free
    that an earlier waiter of another process may have.
-6. The balance chooses among ``eligible_servers(servers)``.
+6. The balance chooses among ``eligible_servers(servers, all_backups=all_backups)``.
 
 A session counts at its server from the moment the slot is assigned, before the waiter is woken. So the slot
 cannot be assigned twice, and a waiter that gives up in that moment has to release it (``cancel`` does).
@@ -24,8 +24,7 @@ cannot be assigned twice, and a waiter that gives up in that moment has to relea
 The states of a session here, as HAProxy's src/queue.c lists those of a pending connection:
 
 - ``acquire`` gives a server: the session holds a slot until ``release``.
-- ``acquire`` gives None, ``enqueue`` True: it is in a queue. ``wake`` is called when it has a slot.
-  ``cancel`` gives up.
+- ``acquire`` gives None, ``enqueue`` True: it waits until ``wake`` is called. ``cancel`` gives up.
 - ``enqueue`` gives False: ``max_queue`` sessions wait already.
 - Its required server goes down: it moves to the queue for any server, at the position of its ticket.
 """
@@ -52,6 +51,7 @@ class Pool(Generic[S]):
     Attributes:
         servers: All servers, in the order of the configuration.
         max_queue: How many sessions may wait, 0 for any number.
+        all_backups: Whether all backups serve while no active server is usable, and not the first alone.
         stick: The stick table, None if clients do not stick.
     """
 
@@ -61,11 +61,12 @@ class Pool(Generic[S]):
         balance: Balance,
         *,
         max_queue: int = 0,
+        all_backups: bool = False,
         stick: StickTable | None = None,
         order: TurnOrder | None = None,
     ) -> None:
         self.servers = tuple(servers)
-        self.max_queue = max_queue
+        self.max_queue, self.all_backups = max_queue, all_backups
         self.stick = stick
         self._balance = balance
         self._order = order or TurnOrder()
@@ -131,10 +132,7 @@ class Pool(Generic[S]):
         return server
 
     def candidates(self, key: bytes | None = None, *, required: S | None = None) -> Sequence[S]:
-        """Return the servers of which ``acquire`` would give one now; none if it would give None.
-
-        It takes no slot and no turn.
-        """
+        """Return the servers of which ``acquire`` would give one now, if any. It takes no slot and no turn."""
         is_contended = self._order.is_shared and self._order.waiting
         if required is not None:
             is_free = required.accepts_persistent and not required.is_full
@@ -185,8 +183,7 @@ class Pool(Generic[S]):
     def serve_queues(self, changed: S | None = None) -> int:
         """Assign free slots to the waiters of this process whose turn it is.
 
-        With a shared order, call it when another process wakes this one, and from time to time while sessions
-        wait here.
+        With a shared order, also call it when another process wakes this one, and regularly while sessions wait.
 
         Returns:
             How many of the slots are the server's that has changed.
@@ -439,7 +436,7 @@ class Pool(Generic[S]):
     def rebuild(self) -> None:
         """Compute the eligible servers again and give them to the balance."""
         self._indexes = {server: index for index, server in enumerate(self.servers)}
-        self._eligible = eligible_servers(self.servers)
+        self._eligible = eligible_servers(self.servers, all_backups=self.all_backups)
         self._balance.set_servers(self._eligible)
 
     def _update_servers(self) -> None:
@@ -477,6 +474,7 @@ class Pool(Generic[S]):
         *,
         max_queue: int,
         stick: StickTable | None,
+        all_backups: bool = False,
     ) -> None:
         """Use these servers from now on. Those that were there keep sessions and queue.
 
@@ -487,12 +485,14 @@ class Pool(Generic[S]):
             balance: Another method; None for the one in use.
             max_queue: How many sessions may wait.
             stick: Another table, or the one in use, where entries stay with the names of servers.
+            all_backups: Whether all backups serve while no active server is usable.
         """
         if stick is not None and stick is self.stick:
             stick.renumber([server.name for server in self.servers], [server.name for server in servers])
         for server in set(self.servers).difference(servers):
             self._requeue(server)
         self.servers, self.max_queue, self.stick = tuple(servers), max_queue, stick
+        self.all_backups = all_backups
         self._server_queues = {server: self._server_queues.get(server, Queue()) for server in servers}
         self._balance = balance or self._balance
         self._update_servers()

@@ -11,18 +11,23 @@ from attrs import field, frozen
 _MECHANISMS = frozenset({"PLAIN", "LOGIN", "CRAM-MD5", "DIGEST-MD5", "EXTERNAL", "XOAUTH2", "OAUTHBEARER"})
 _SCRAM = "SCRAM-"
 
+LISTED_MAX = 4096
+"""Characters of a list that is kept. The longest real ones have about 1,000."""
+
 
 @frozen
 class Capabilities:
-    """The list of one connection, in upper case.
+    """The list of one connection.
 
     Attributes:
-        arguments: The arguments of each name.
+        arguments: The arguments of each name, in upper case.
         is_listed: False if the server gave no list, because it does not know the command.
+        lines: Each name with its arguments, as the server wrote them.
     """
 
     arguments: Mapping[str, tuple[str, ...]] = field(factory=dict)
     is_listed: bool = True
+    lines: tuple[tuple[str, ...], ...] = field(default=(), eq=False)
 
     @property
     def names(self) -> frozenset[str]:
@@ -52,10 +57,23 @@ UNLISTED = Capabilities(is_listed=False)
 
 def by_name(lines: Iterable[tuple[str, ...]]) -> Capabilities:
     """Make capabilities of lines, each a name and its arguments; lines of one name are joined."""
+    lines = tuple(lines)
     arguments: dict[str, tuple[str, ...]] = {}
     for name, *words in lines:
-        arguments[name] = arguments.get(name, ()) + tuple(words)
-    return Capabilities(arguments)
+        upper = name.upper()
+        arguments[upper] = arguments.get(upper, ()) + tuple(word.upper() for word in words)
+    return Capabilities(arguments, lines=lines)
+
+
+def bounded_list(lines: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+    """Return the first of these lines, at most LISTED_MAX characters of them."""
+    total, kept = 0, []
+    for words in lines:
+        total += sum(map(len, words)) + len(words)
+        if total > LISTED_MAX:
+            break
+        kept.append(words)
+    return tuple(kept)
 
 
 def login_obstacle(protocol: str, capabilities: Capabilities, greeting: str = "") -> str | None:

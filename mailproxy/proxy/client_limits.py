@@ -111,7 +111,7 @@ class Clients:
         return client if self._secret is None else client_hash(client, self._secret)
 
     def _describe(self, host: str, reached: LimitReached) -> str:
-        name = _client_name(host)
+        name = client_network(host)
         rate = self._rate
         if rate is None or reached.limit == "max_sessions_per_client":
             limit, s = self._limits.max_sessions, "s" if reached.count > 1 else ""
@@ -125,7 +125,7 @@ def client_limits(frontend: config.Frontend, tables: ClientTables | None = None)
     return Clients(frontend, tables) if frontend.limits_clients else None
 
 
-def _client_name(host: str) -> str:
-    """Return the client that an address counts for: an IPv4 address or an IPv6 network."""
+def client_network(host: str) -> str:
+    """Return what the log calls the client that an address counts for: an IPv4 address or an IPv6 network."""
     host = unmap_ipv4(host.partition("%")[0])
     return str(ip_network((host, _PREFIX_V6), strict=False)) if ":" in host else host

@@ -22,9 +22,11 @@ from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.proxy.client_limits import Clients
 from mailproxy.proxy.limits import SessionLimits
 from mailproxy.proxy.overload import Overload
+from mailproxy.proxy.session.context import SessionContext
+from mailproxy.proxy.session.negotiation import Greetings
 from mailproxy.proxy.session.registry import SessionRegistry
 from mailproxy.proxy.session.routing import Routes
-from mailproxy.proxy.session.session import Session, SessionContext
+from mailproxy.proxy.session.session import Session
 from mailproxy.proxy.supervise import contained, supervise
 
 _ACCEPTS_PER_TURN = 32  # connections accepted before other tasks get their turn
@@ -105,6 +107,7 @@ class Frontend:
             config=frontend,
             backends=backends,
             routes=Routes(frontend.routes, frontend.name),
+            greetings=Greetings(frontend),
             limits=self._limits,
             clients=clients,
             registry=registry,
@@ -191,6 +194,7 @@ class Frontend:
             config=frontend,
             backends=backends,
             routes=Routes(frontend.routes, frontend.name),
+            greetings=Greetings(frontend),
             clients=clients,
             record_type=_record_type(frontend, self.log),
         )

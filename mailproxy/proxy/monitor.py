@@ -8,6 +8,7 @@ from typing import Protocol
 import trio
 
 from mailproxy.certificates.reloader import CertificateReloader, ReloadResult
+from mailproxy.certificates.store import CertificateStore
 from mailproxy.certificates.watcher import CertificateWatcher
 from mailproxy.config import Config, ServerTls
 from mailproxy.config.check_plan import entry_paths
@@ -84,7 +85,6 @@ class ServerMonitor:
         self._on_reloaded = on_reloaded
         self._log = log
         self._is_takeover = False
-        self._reloader = reloader
         self._checker = HealthChecker(list(self._make_checks(ports)), log=log, random=random)
         self._watcher = CertificateWatcher(
             reloader, interval=config.process.certificate_interval, on_reload=self._apply_reload, log=log
@@ -117,11 +117,15 @@ class ServerMonitor:
             task_status.started()
 
     @property
+    def certificate_store(self) -> CertificateStore | None:
+        """The TLS files in use; None if the configuration names none."""
+        return self.reloader.store if self.reloader is not None else None
+
+    @property
     def certificates(self) -> list[Certificate]:
         """The certificates in use, in the order of the configuration."""
-        if self._reloader is None:
-            return []
-        return [certificate for _, certificate in self._reloader.store.certificates.values()]
+        store = self.certificate_store
+        return [certificate for _, certificate in store.certificates.values()] if store is not None else []
 
     async def sync_silently(self) -> None:
         """Take over from another monitor, before ``run``: apply changed files without logging them again."""

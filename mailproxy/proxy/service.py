@@ -114,8 +114,7 @@ class Service:
         self.counter = SessionCounter(self.board)
         self._count_on_board(backends.values())
         self._recent_sessions = RecentSessions()
-        if config.admin.http is not None:
-            log.subscribe(self._recent_sessions.add)
+        self._follow_log()
         self.drainer = Drainer(
             self.registry,
             log,
@@ -139,8 +138,6 @@ class Service:
         self.on_listeners_changed: Callable[[Sequence[Listener]], object] = len
         self._poller = open_poller(partial(log_failure, log, "a session"))
         self._relay = open_relay(config.process.relay, self._poller)
-        # A session has the times of its phases if something wants them.
-        log.wants_phases = config.tracing.otlp is not None
         self.frontends = {
             name: self._make_frontend(
                 frontend, [listener for listener in listeners if listener.frontend == name]
@@ -148,9 +145,14 @@ class Service:
             for name, frontend in config.frontends.items()
         }
         self.ended = trio.Event()
-        self.is_draining = False
-        self.limit_wish = 0
+        self.is_draining, self.limit_wish = False, 0
         self._configured_limit = process_limit.limit
+
+    def _follow_log(self) -> None:
+        """Keep the last sessions and the times of phases if something wants them. Call it before frontends are made."""
+        if self.config.admin.http is not None:
+            self.log.subscribe(self._recent_sessions.add)
+        self.log.wants_phases = self.config.tracing.otlp is not None
 
     def _make_frontend(self, frontend: config.Frontend, listeners: Sequence[Listener]) -> Frontend:
         limits = self.limits[frontend.name]

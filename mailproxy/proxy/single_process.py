@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import SystemRandom
 
 import trio
@@ -35,12 +35,14 @@ class SingleProcess:
         monitor: Its monitor.
         reloads: The reloads so far.
         reload_lock: Held during a reload: there is one at a time.
+        on_reconfigured: Called when another configuration is in use.
     """
 
     service: Service
     monitor: ServerMonitor
     reloads: ReloadHistory
     reload_lock: trio.Lock = field(factory=trio.Lock)
+    on_reconfigured: list[Callable[[], None]] = field(factory=list)
 
     def reconfigure(self, new: Generation) -> None:
         """Use another configuration from now on.
@@ -56,6 +58,8 @@ class SingleProcess:
             ports=ports_of(new.handover.listeners),
             reloader=new.reloader,
         )
+        for call in self.on_reconfigured:
+            call()
 
 
 @frozen

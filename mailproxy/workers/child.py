@@ -24,7 +24,7 @@ from mailproxy.proxy.process import (
     max_sessions_per_process,
     worker_count,
 )
-from mailproxy.proxy.session.session import seed_session_ids
+from mailproxy.proxy.session.ids import seed_session_ids
 from mailproxy.proxy.signals import SIGNALS
 from mailproxy.workers.control.control import Control
 from mailproxy.workers.control.slot import ControlSlot

@@ -15,9 +15,17 @@ BINDS: dict[str, tuple[str, ...]] = {
     "v2": ("--hello",),  # the proxy sends a PROXY header before it (version 2; nginx has only version 1)
     # The proxy routes by the server name in it, which matches the second of two routes.
     "names": ("--hello",),
+    # With the mail protocol named, which costs more than "ec": TLS from the first byte, and STARTTLS.
+    "imaps": ("--tls",),
+    "starttls": ("--starttls",),
 }
 BUSY_SESSIONS, STREAMS = 64, 4  # of the fairness cases
 TRIP_SECONDS, SINGLE_REPEATS = 2.5, 5
+
+
+def is_offered(bind: str, program: str) -> bool:
+    """Whether a program has this bind. HAProxy has no STARTTLS, and nginx none without a login server."""
+    return bind not in {"imaps", "starttls"} or program not in {"haproxy", "nginx"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +270,8 @@ CASES = {
         sessions("sessions-opaque", "opaque", "hello passed unseen", 8000, is_default=False),
         sessions("sessions-v2", "v2", "hello passed behind PROXY v2", 8000, is_default=False),
         sessions("sessions-names", "names", "chosen by TLS name", 8000, is_default=False),
+        sessions("sessions-imaps", "imaps", "IMAP over TLS EC", 4000, is_default=False),
+        sessions("sessions-starttls", "starttls", "IMAP, STARTTLS, TLS EC", 4000, is_default=False),
         *(with_idle_sessions(count) for count in (4000, 8000)),
         bulk("down", "clear", "clear", 2, bound=0.5),
         bulk("up", "clear", "clear", 2, bound=0.5),
@@ -291,6 +301,7 @@ PAIRS = (
     # another moment.
     Pair("CPU µs more per session, sending v2", "sessions-opaque", "sessions-v2"),
     Pair("CPU µs more per session, selecting by server name", "sessions-opaque", "sessions-names"),
+    Pair("CPU µs more per session, STARTTLS", "sessions-imaps", "sessions-starttls"),
 )
 
 

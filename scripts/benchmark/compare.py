@@ -24,7 +24,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from cases import CASES, DEFAULT_CASES, WORKERS_CASES, Case, grouped_by_pair, selected_pairs
+from cases import CASES, DEFAULT_CASES, WORKERS_CASES, Case, grouped_by_pair, is_offered, selected_pairs
 from chart import speed_chart
 from command import Parser, run_command
 from configurations import PROGRAMS, variant_of
@@ -72,6 +72,8 @@ def run(environment: Environment, results: Results, rounds: int) -> None:
         order = results.proxies if number % 2 else results.proxies[::-1]
         for cases in grouped_by_pair(results.cases):
             for proxy in order:
+                if not all(is_offered(case.bind, variant_of(proxy).program) for case in cases):
+                    continue
                 if proxy in not_started:
                     results.add_fault(cases, proxy, "not tried again")
                     continue

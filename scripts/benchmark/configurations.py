@@ -181,6 +181,22 @@ tls = {{ certificates = ["{setup.certificates}/rsa.pem"] }}
 address = "127.0.0.1:{setup.ports["rsa"]}"
 mode = "tls"
 
+[frontends.imaps]
+protocol = "imap"
+backend = "imap"
+tls = {{ certificates = ["{setup.certificates}/ec.pem"] }}
+[[frontends.imaps.bind]]
+address = "127.0.0.1:{setup.ports["imaps"]}"
+mode = "tls"
+
+[frontends.starttls]
+protocol = "imap"
+backend = "imap"
+tls = {{ certificates = ["{setup.certificates}/ec.pem"] }}
+[[frontends.starttls.bind]]
+address = "127.0.0.1:{setup.ports["starttls"]}"
+mode = "starttls"
+
 [frontends.v2]
 backend = "announced"
 [[frontends.v2.bind]]
@@ -201,6 +217,9 @@ address = "127.0.0.1:{setup.ports["names"]}"
 mode = "passthrough"
 
 [backends.servers]
+servers = ["127.0.0.1:{setup.server}"]
+
+[backends.imap]
 servers = ["127.0.0.1:{setup.server}"]
 
 [backends.announced]

@@ -11,6 +11,7 @@
  * --tls: the clients use TLS, each with a full handshake. They accept every certificate.
  * --resume: they use TLS, and each resumes an earlier TLS session. The first ticket is fetched before "ready".
  * --tls-1.2: they offer TLS 1.2 at most.
+ * --starttls: the clients begin in clear, send STARTTLS after the greeting, and log in over TLS. No greeting follows.
  * --hello: a client first sends a ClientHello for imap.example.com as plain data, for proxies that peek at it. The session
  * goes on in clear.
  *
@@ -56,7 +57,7 @@ enum {
 
 /* ---------------------------------------------------------------- session: what both ends share */
 
-enum state { LOGGING_IN, HELD, TRIPPING, MOVING, LEAVING, ENDING, GONE };
+enum state { LOGGING_IN, UPGRADING, HELD, TRIPPING, MOVING, LEAVING, ENDING, GONE };
 
 struct session {
     struct wire wire;
@@ -260,7 +261,7 @@ static const char *const MODE_NAMES[MODES] = {"sessions", "trips", "bulk-down", 
 static struct {
     enum mode mode;
     int port;
-    bool resume;
+    bool resume, starttls;
     long count, at_once;
     int64_t bytes;
     double seconds;
@@ -343,6 +344,15 @@ static void client_on_line(struct session *s, const char *line)
 {
     double answered_at;
     switch (s->state) {
+    case UPGRADING:
+        if (!strncmp(line, "* OK", 4)) {
+            wire_printf(&s->wire, "s STARTTLS\r\n");
+        } else if (!strncmp(line, "s OK", 4)) {
+            wire_start_tls(&s->wire);
+            wire_printf(&s->wire, "a LOGIN user password\r\n");
+            s->state = LOGGING_IN;
+        } else break;
+        return;
     case LOGGING_IN:
         if (!strncmp(line, "* OK", 4)) wire_printf(&s->wire, "a LOGIN user password\r\n");
         else if (strcmp(line, "a OK") != 0) break;
@@ -415,7 +425,8 @@ static void open_client(void)
     s->on_line = client_on_line;
     s->started_at = now();
     s->hello_left = hello_size;
-    if (!wire_connect(&s->wire, job.port, tls)) {
+    s->state = job.starttls ? UPGRADING : LOGGING_IN;
+    if (!wire_connect(&s->wire, job.port, tls && !job.starttls)) {
         client_fail(s, strerror(errno));
         return;
     }
@@ -616,6 +627,7 @@ static bool read_options(int argc, char **argv)
         {"seconds", required_argument, NULL, 's'}, {"bytes", required_argument, NULL, 'b'},
         {"tls", no_argument, NULL, 't'},           {"resume", no_argument, NULL, 'r'},
         {"tls-1.2", no_argument, NULL, '2'},       {"hello", no_argument, NULL, 'h'},
+        {"starttls", no_argument, NULL, 'u'},
         {NULL, 0, NULL, 0},
     };
     int letter, newest = 0;
@@ -628,6 +640,7 @@ static bool read_options(int argc, char **argv)
         case 'b': job.bytes = atoll(optarg); break;
         case 'r': job.resume = true; /* fall through */
         case 't': prepare_tls(); break;
+        case 'u': job.starttls = true; prepare_tls(); break;
         case '2': newest = TLS1_2_VERSION; break;
         case 'h': prepare_hello(); break;
         default: return false;

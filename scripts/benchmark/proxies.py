@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cases import is_offered
 from configurations import ProxySetup, variant_of
 from errors import MeasurementError, ProxyNotStartedError, UsageError
 
@@ -56,9 +57,11 @@ class Proxy:
             raise MeasurementError(f"the proxy ended with code {self.process.wait(timeout)}")
 
     def wait_until_listening(self) -> None:
-        """Wait until the proxy listens on all ports. Raises ProxyNotStartedError."""
+        """Wait until the proxy listens on all ports that it offers. Raises ProxyNotStartedError."""
         deadline = time.monotonic() + START_SECONDS
-        while not listening_ports().issuperset(self.setup.ports.values()):
+        program = variant_of(self.name).program
+        ports = {port for bind, port in self.setup.ports.items() if is_offered(bind, program)}
+        while not listening_ports().issuperset(ports):
             if self.process.poll() is not None:
                 raise ProxyNotStartedError(
                     f"the proxy ended with code {self.process.returncode} before it listened"

@@ -54,14 +54,16 @@ def format_figure(value: float) -> str:
 def cell(results: Results, case: Case, proxy: str, figure: str) -> str:
     median, faults = results.median(case, proxy, figure), len(results.faults.get((case.name, proxy), ()))
     if median is None:
-        return "failed"
+        return "failed" if faults else "-"
     return format_figure(median) + (f" ({faults} failed)" if faults else "")
 
 
 def difference(results: Results, pair: Pair, proxy: str) -> str:
     """Format the difference of a pair to a tenth, because it is between two large figures."""
     values = results.differences.get((pair.title, proxy))
-    return f"{statistics.median(values):.1f}" if values else "failed"
+    if values:
+        return f"{statistics.median(values):.1f}"
+    return "failed" if results.faults.get((pair.variant, proxy)) else "-"
 
 
 def ratio(results: Results, case: Case, figure: str, pair: Comparison) -> float | None:

@@ -91,14 +91,18 @@ bool wire_connect(struct wire *w, int port, bool under_tls)
     if (w->fd < 0) die("socket");
     set_nodelay(w->fd);
     if (connect(w->fd, (void *)&proxy, sizeof proxy) && errno != EINPROGRESS) return false;
-    if (!under_tls) return true;
+    if (under_tls) wire_start_tls(w);
+    return true;
+}
+
+void wire_start_tls(struct wire *w)
+{
     w->ssl = SSL_new(tls);
     if (!w->ssl) die("SSL_new");
     SSL_set_tlsext_host_name(w->ssl, SERVER_NAME);
     SSL_set_fd(w->ssl, w->fd);
     SSL_set_connect_state(w->ssl);
     w->handshaking = true;
-    return true;
 }
 
 static enum step tls_step(struct wire *w, int result)

@@ -40,6 +40,7 @@ int wire_listen(int *listener, void *owner);
 bool wire_accept(struct wire *w, int listener);
 /* False: errno is the reason. The connection is established when the socket becomes writable. */
 bool wire_connect(struct wire *w, int port, bool under_tls);
+void wire_start_tls(struct wire *w);
 enum step wire_handshake(struct wire *w);
 enum step wire_read(struct wire *w, void *into, size_t room, size_t *got);
 enum step wire_write(struct wire *w, const void *from, size_t size, size_t *written);

@@ -32,7 +32,7 @@ ENVIRONMENT = {
 }
 EXIT_STATUS = {
     "0": "No faults. Advice is possible.",
-    "1": "There is advice, and --strict was given.",
+    "1": "There is advice, or import has losses, and --strict was given.",
     "2": "The configuration or the command line is faulty, or the proxy could not start.",
 }
 
@@ -46,7 +46,7 @@ def command_page() -> str:
         ".SH SYNOPSIS\n.B mailproxy\n.I COMMAND\n[\\fIARGUMENTS\\fR]",
         ".SH DESCRIPTION\n" + _text(_plain(main.help or "")),
         ".SH COMMANDS",
-        *(_command(command, context) for _, command in sorted(main.commands.items())),
+        *(part for _, command in sorted(main.commands.items()) for part in _commands(command, context)),
         ".SH SIGNALS\n" + _text("Send signals of mailproxy run to the process that you started:"),
         _list(SIGNALS),
         ".SH ENVIRONMENT",
@@ -87,10 +87,22 @@ def _title(name: str, section: int) -> str:
     return f'.\\" Made by scripts/write-reference.\n.TH {name} {section} "" mailproxy'
 
 
+def _commands(command: click.Command, context: click.Context) -> Iterator[str]:
+    """Yield the part of a command and, of a group, those of its commands."""
+    yield _command(command, context)
+    if isinstance(command, click.Group):
+        own = click.Context(command, info_name=command.name, parent=context)
+        for _, inner in sorted(command.commands.items()):
+            yield _command(inner, own)
+
+
 def _command(command: click.Command, context: click.Context) -> str:
     command_context = click.Context(command, info_name=command.name, parent=context)
     usage = " ".join(command.collect_usage_pieces(command_context))
-    parts = [f".SS {_escaped(f'mailproxy {command.name} {usage}')}", *_paragraphs(_plain(command.help or ""))]
+    parts = [
+        f".SS {_escaped(f'{command_context.command_path} {usage}')}",
+        *_paragraphs(_plain(command.help or "")),
+    ]
     for parameter in command.params:
         record = parameter.get_help_record(command_context)
         if isinstance(parameter, click.Option) and record is not None:

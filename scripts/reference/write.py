@@ -1,7 +1,8 @@
 """Write the parts of the documentation that are made from the code.
 
 These are keys, JSON Schema, manual pages, completion, the end reasons, fields and events of the log, the commands of the
-admin socket, and the metrics. A test compares the files with what this script makes.
+admin socket, the metrics, and the tables of directives of other programs. A test compares the files with what this
+script makes.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ from mailproxy.config.values import (
     Text,
     to_display,
 )
+from mailproxy.importers.caddy.directives import PAGE_GROUPS as CADDY
+from mailproxy.importers.directive import pages
+from mailproxy.importers.haproxy.directives import PAGE_GROUPS as HAPROXY
+from mailproxy.importers.nginx.directives import PAGE_GROUPS as NGINX
+from mailproxy.importers.traefik.directives import PAGE_GROUPS as TRAEFIK
 from mailproxy.log import END_REASONS, EndReason, Phase
 from mailproxy.log.events import EVENTS, Event
 from mailproxy.log.fields import SESSION_FIELDS
@@ -48,6 +54,10 @@ TABLES = {
     "[tracing]": model.Tracing,
     "[admin]": model.Admin,
     "[metrics]": model.Metrics,
+    "[acme.NAME]": model.Acme,
+    "dns of [acme.NAME]": model.AcmeDns,
+    "rfc2136 of dns": model.Rfc2136,
+    "eab of [acme.NAME]": model.AcmeEab,
     "[frontends.NAME]": model.Frontend,
     "[[frontends.NAME.bind]]": model.Bind,
     "[[frontends.NAME.routes]]": model.Route,
@@ -184,7 +194,7 @@ def wrapped(text: str) -> str:
 
 def shown_keys(title: str, table: type) -> list[Key]:
     """Return the keys of a table without the name that is in its heading."""
-    named = title in ("[frontends.NAME]", "[backends.NAME]")
+    named = title in ("[acme.NAME]", "[frontends.NAME]", "[backends.NAME]")
     return [key for key in keys_of(table).values() if not (named and key.name == "name")]
 
 
@@ -382,12 +392,29 @@ def with_metrics(page: str) -> str:
     return replace_part(page, "metrics", metrics())
 
 
+MIGRATION = {
+    "haproxy": ("HAProxy", HAPROXY),
+    "nginx": ("nginx", NGINX),
+    "caddy": ("Caddy", CADDY),
+    "traefik": ("Traefik", TRAEFIK),
+}
+
+
+def with_directives(program: str, page: str) -> str:
+    """Return docs/from-PROGRAM.md with the tables of its importer renewed."""
+    title, groups = MIGRATION[program]
+    return replace_part(page, "directives", f"\n{pages(title, groups)}\n")
+
+
 def main() -> None:
     (ROOT / "docs" / "configuration.md").write_text(reference())
     (ROOT / "config" / "mailproxy.schema.json").write_text(schema())
     (ROOT / "docs" / "man").mkdir(exist_ok=True)
     (ROOT / "docs" / "man" / "mailproxy.1").write_text(command_manual())
     (ROOT / "docs" / "man" / "mailproxy.toml.5").write_text(configuration_manual())
+    for source in MIGRATION:
+        page = ROOT / "docs" / f"from-{source}.md"
+        page.write_text(with_directives(source, page.read_text()))
     completions = ROOT / "docs" / "completion"
     completions.mkdir(exist_ok=True)
     (completions / "mailproxy.bash").write_text(bash_completion())

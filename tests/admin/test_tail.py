@@ -24,7 +24,7 @@ from mailproxy.log import EventRecord, LostRecords, Record, RecordBuffer
 from mailproxy.log.events import READY
 from tests.admin.conftest import Administered
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 
 
 @define
@@ -235,6 +235,7 @@ async def test_buffer_counts_what_does_not_fit() -> None:
 # mailproxy ctl tail
 
 
+@pytest.mark.slow
 async def test_ctl_follows_until_interrupted(administered: Administered) -> None:
     command = [
         sys.executable,
@@ -264,6 +265,7 @@ async def test_ctl_follows_until_interrupted(administered: Administered) -> None
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "is_colored"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
 )
@@ -306,6 +308,7 @@ def ctl(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 async def test_ctl_reports_refusals(administered: Administered) -> None:
     result = await trio.to_thread.run_sync(ctl, administered.path, "--end", "tired")
     assert (result.returncode, result.stdout) == (1, "")
@@ -316,6 +319,33 @@ async def test_ctl_reports_refusals(administered: Administered) -> None:
     assert "--frontend F" in result.stdout
 
 
+@pytest.mark.slow
+def test_ctl_prints_lines_that_begin_with_an_address_in_brackets(tmp_path: Path) -> None:
+    line = b"[2001:db8::9]:5 [22/Nov/2026:14:46:22.419] f b/s1 0/0/1 2 -- 1/1/0/0/0 0/0\n"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "s"))
+        sock.listen()
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "mailproxy",
+                "ctl",
+                "-s",
+                str(tmp_path / "s"),
+                "tail",
+                "--format",
+                "tcplog",
+            ],
+            stdout=subprocess.PIPE,
+        )
+        with process, sock.accept()[0] as connection:
+            connection.sendall(b"\n" + line)
+            connection.shutdown(socket.SHUT_WR)
+            assert process.communicate(timeout=TIMEOUT_S)[0] == line
+
+
+@pytest.mark.slow
 def test_ctl_without_a_proxy_fails(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "s"))

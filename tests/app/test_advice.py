@@ -235,7 +235,7 @@ def test_terminated_tls_to_a_tls_port(throw_away_ca: ThrowAwayCA) -> None:
 
 def test_server_tls_at_a_plain_port() -> None:
     assert advice_for(startup_config(backends__dovecot__tls={})) == [
-        "backends.dovecot.servers[0]: port 143 speaks clear text first, and tls is given: remove tls, or give the port that speaks TLS"
+        'backends.dovecot.servers[0]: port 143 speaks clear text first, and tls is given: use tls.mode = "starttls", or the port that speaks TLS'
     ]
 
 
@@ -840,3 +840,79 @@ def test_admin_socket_of_the_session_group_gets_advice(tmp_path: Path) -> None:
     config = mailproxy.from_mapping(mapping)
     facts = [str(fault) for fault in advise(config, load_and_check(config))]
     assert any(fact.startswith("admin.sockets[0]: may be written by the group") for fact in facts)
+
+
+# STARTTLS
+
+
+def test_starttls_bind_at_a_port_of_implicit_tls(throw_away_ca: ThrowAwayCA) -> None:
+    tls = {"certificates": [str(throw_away_ca.issue("localhost"))]}
+    bind = {"address": "127.0.0.1:993", "mode": "starttls"}
+    config = startup_config(
+        frontends__imap__bind=[bind], frontends__imap__tls=tls, frontends__imap__protocol="imap"
+    )
+    assert (
+        'frontends.imap.bind[0].mode: clients of port 993 speak TLS from the first byte: use mode = "tls"'
+        in advice_for(config)
+    )
+
+
+@pytest.mark.parametrize(
+    ("protocol", "key", "seconds", "minimum"),
+    [
+        ("pop3", "frontends__imap", 60, "10m that clients may be silent (RFC 1939 section 3): use 10m"),
+        ("smtp", "frontends__imap", 60, "5m that clients may be silent (RFC 5321 section 4.5.3.2.7): use 5m"),
+        (
+            "submission",
+            "backends__dovecot",
+            60,
+            "5m that clients may be silent (RFC 5321 section 4.5.3.2.7): use 5m",
+        ),
+    ],
+)
+def test_timeout_below_the_minimum_of_its_protocol(
+    protocol: str, key: str, seconds: int, minimum: str
+) -> None:
+    side = "client" if key.startswith("frontends") else "server"
+    config = startup_config(
+        **{
+            "frontends__imap__protocol": protocol,
+            "backends__dovecot__protocol": protocol,
+            "backends__dovecot__send_proxy": "v2",
+            "backends__dovecot__servers": ["192.0.2.1:1025"],
+            "backends__dovecot__check": "none",
+            f"{key}__timeouts": {side: seconds},
+        }
+    )
+    path = key.replace("__", ".")
+    assert advice_for(config) == [f"{path}.timeouts.{side}: 1m is less than the {minimum} or more"]
+
+
+def test_dialogue_that_is_too_short(throw_away_ca: ThrowAwayCA) -> None:
+    config = startup_config(
+        frontends__imap__protocol="smtp",
+        frontends__imap__tls={"certificates": [str(throw_away_ca.issue("localhost"))]},
+        frontends__imap__bind=[{"address": "127.0.0.1:0", "mode": "starttls"}],
+        frontends__imap__timeouts={"negotiation": 20},
+        frontends__imap__greeting_delay=30,
+        backends__dovecot__send_proxy="v2",
+        backends__dovecot__servers=["192.0.2.1:25"],
+    )
+    delay, negotiation = sorted(advice_for(config))
+    assert delay.startswith("frontends.imap.greeting_delay: 30s lasts until the session ends")
+    assert negotiation.startswith("frontends.imap.timeouts.negotiation: 20s ends clients on slow networks")
+
+
+def test_host_that_takes_the_word_of_the_proxy_elsewhere() -> None:
+    config = startup_config(
+        frontends__imap__protocol="imap",
+        backends__dovecot__send_proxy="none",
+        backends__dovecot__servers=["192.0.2.1:143"],
+        frontends__pop3={"protocol": "pop3", "backend": "pop3", "bind": ["127.0.0.1:0"]},
+        backends__pop3={"identity": "xclient", "servers": ["192.0.2.1:110"]},
+    )
+    (advice,) = [line for line in advice_for(config) if "identity" in line.partition(":")[0]]
+    assert advice == (
+        "backends.dovecot.identity: 192.0.2.1:143 is on a host that takes the proxy's word for a client's address "
+        '(backends.pop3), and learns none here: give "id", or send_proxy'
+    )

@@ -18,18 +18,19 @@ from types import ModuleType
 import pytest
 from click.testing import CliRunner
 
-from mailproxy.app import advice, live_check, port_advice
+from mailproxy.app import acme, advice, live_check, port_advice
 from mailproxy.certificates import expiry
 from mailproxy.cli import main
 from mailproxy.errors import Fault
 from mailproxy.testing import ThrowAwayCA
+from tests.support.must_staple import must_staple_certificate
 from tests.support.ports import free_port
 
-MODULES = (advice, port_advice, expiry, live_check)
+MODULES = (acme, advice, port_advice, expiry, live_check)
 
 # Each configuration has a comment with the key of the advice in the line that it is to be reported for. {pem} is a
 # certificate, {old} one that is almost out of date, {crl} a revocation list of that kind, {key} a key that all may read,
-# {hidden} a certificate that the user cannot read, {nameless} one without a name, {port} a port where nothing listens.
+# {hidden} a certificate that the user cannot read, {nameless} one without a name, {staple} one that demands OCSP stapling.
 CONFIGURATIONS = {
     "frontends": """
         [process]
@@ -134,6 +135,42 @@ CONFIGURATIONS = {
             "{hidden}",  # frontends.f.tls.certificates[2]
             "{nameless}",  # frontends.f.tls.certificates[3]
         ]
+        [backends.b]
+        send_proxy = "v2-ssl"
+        servers = ["127.0.0.1:143"]
+    """,
+    "ACME": """
+        [process]
+        user = "nobody"
+        [acme.unused]  # acme.unused
+        terms_agreed = true
+        storage = "{folder}/acme-unused"
+        [acme.alpn]
+        terms_agreed = true
+        challenge = "tls-alpn-01"  # acme.alpn.challenge
+        storage = "{closed}"  # acme.alpn.storage
+        eab = {{ key_id = "x", hmac_file = "{hidden}" }}  # acme.alpn.eab.hmac_file
+        [acme.http]
+        terms_agreed = true
+        challenge = "http-01"
+        http = "127.0.0.1:8080"  # acme.http.http
+        storage = "{folder}/acme-http"
+        [frontends.f]
+        protocol = "imap"
+        backend = "b"
+        bind = [{{ address = "127.0.0.1:1993", mode = "tls" }}]
+        tls = {{ acme = "alpn", names = ["imap.example.com"] }}
+        [frontends.g]
+        protocol = "imap"
+        backend = "b"
+        bind = [{{ address = "127.0.0.1:1994", mode = "tls" }}]
+        tls = {{ acme = "http", names = ["mail.example.com"] }}
+        [frontends.h]
+        protocol = "imap"
+        backend = "b"
+        bind = [{{ address = "127.0.0.1:1995", mode = "tls" }}]
+        [frontends.h.tls]
+        certificates = ["{staple}"]  # frontends.h.tls.certificates[0]
         [backends.b]
         send_proxy = "v2-ssl"
         servers = ["127.0.0.1:143"]
@@ -296,14 +333,19 @@ def values(throw_away_ca: ThrowAwayCA, open_folder: Path) -> dict[str, object]:
     key = throw_away_ca.issue("key.example.com", folder=open_folder)
     hidden = throw_away_ca.issue("hidden.example.com", folder=open_folder)
     nameless = throw_away_ca.issue("192.0.2.1", folder=open_folder)
-    for file in (pem, old, nameless):
+    staple = open_folder / "staple.pem"
+    staple.write_bytes(must_staple_certificate("staple.example.com"))
+    staple.chmod(0o600)
+    closed = open_folder / "closed"
+    closed.mkdir(0o700)
+    for file in (pem, old, nameless, staple):
         os.chown(file, pwd.getpwnam("nobody").pw_uid, -1)
     key.chmod(0o644)
     token = open_folder / "token"
     token.write_text("0123456789abcdef0123456789abcdef\n")
     token.chmod(0o644)
     return {
-        "token": token,
+        "token": token, "staple": staple, "closed": closed,
         "pem": pem, "old": old, "key": key, "hidden": hidden, "nameless": nameless, "ca": throw_away_ca.pem,
         "crl": throw_away_ca.revoke(folder=open_folder), "folder": open_folder, "gid": os.getgid(),
     }  # fmt: skip

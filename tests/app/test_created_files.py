@@ -15,7 +15,10 @@ import pytest
 
 from tests.support.program import Program
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which is then given up in a child")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which is then given up in a child"),
+]
 
 USER = pwd.getpwnam("nobody")
 GROUP = grp.getgrgid(1)

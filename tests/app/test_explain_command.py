@@ -6,6 +6,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 CONFIG = """\
 [frontends.imap]
 protocol = "imap"

@@ -68,6 +68,7 @@ def test_token_that_others_can_read_is_advice(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_packages_of_the_extra_are_loaded_only_for_http() -> None:
     code = (
         "import sys, mailproxy.app.run, mailproxy.admin.service; "

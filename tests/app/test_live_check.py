@@ -330,6 +330,44 @@ async def test_common_mistakes_get_hints(setup: Setup, playbook: Any, check: str
     assert f"({hint}" in line if hint else "(" not in line
 
 
+async def test_offers_that_clients_and_proxy_should_not_get_are_advised(
+    setup: Setup, throw_away_ca: ThrowAwayCA
+) -> None:
+    """XCLIENT shows that the server trusts the proxy, STARTTLS that it has not noticed the client's TLS."""
+    imap = await setup.scripted(
+        *collect(b"* OK ready\r\n* CAPABILITY IMAP4rev1 STARTTLS AUTH=PLAIN\r\na1 OK\r\n")
+    )
+    pop3 = await setup.scripted(*collect(b"+OK [XCLIENT] ready\r\n+OK\r\nUSER\r\n.\r\n"))
+    certificate = throw_away_ca.issue("imap.example.com")
+    setup.file.write_text(f"""
+        process.user = "{CURRENT_USER}"
+        [defaults]
+        frontend = {{ tls = {{ certificates = ["{certificate}"] }} }}
+        backend = {{ send_proxy = "none" }}
+        [frontends.f]
+        protocol = "imap"
+        backend = "b"
+        bind = [{{ address = "127.0.0.1:0", mode = "tls" }}]
+        [frontends.g]
+        protocol = "pop3"
+        backend = "c"
+        bind = [{{ address = "127.0.0.1:0", mode = "tls" }}]
+        [backends.b]
+        check = {{ type = "imap" }}
+        servers = ["{imap.address}"]
+        [backends.c]
+        check = {{ type = "pop3" }}
+        servers = ["{pop3.address}"]
+    """)
+    starttls, xclient = setup.advice(await setup.check())
+    assert starttls.startswith(
+        f"backends.b.servers[0]: {imap.address} offers STARTTLS to clients whose TLS ends here"
+    )
+    assert xclient.startswith(
+        f"backends.c.servers[0]: {pop3.address} offers XCLIENT, so it trusts this proxy"
+    )
+
+
 NO_LOGIN = b"* OK ready\r\n* CAPABILITY IMAP4rev1 STARTTLS LOGINDISABLED\r\na1 OK\r\n"
 
 

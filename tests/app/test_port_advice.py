@@ -77,7 +77,7 @@ def test_tls_bind_at_a_plain_port(mode: str, port: int, protocol: str, remedy: s
     assert lines == [
         (
             f'{MODE}: "{mode}" expects TLS from the first byte, and clients of port {port} begin in clear text: '
-            f'{remedy} mode = "forward"'
+            f'{remedy} mode = "starttls"'
         )
     ]
 

@@ -20,7 +20,10 @@ import pytest
 from mailproxy.testing import ThrowAwayCA
 from tests.support.program import Program
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which is then given up in a child")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which is then given up in a child"),
+]
 
 UNPRIVILEGED = pwd.getpwnam("nobody")
 OTHER_GROUP = grp.getgrgid(1).gr_name

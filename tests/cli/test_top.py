@@ -18,8 +18,10 @@ from mailproxy.cli.top.actions import ACTIONS
 from mailproxy.cli.top.app import TopApp
 from mailproxy.cli.top.picture import Picture, parse_age, parse_picture, take_picture
 from mailproxy.cli.top.screens import Confirm, HelpScreen, Prompt
-from mailproxy.cli.top.tables import Choice, short_age, short_bytes, table
+from mailproxy.cli.top.tables import VIEWS, Choice, short_age, short_bytes, table
 from mailproxy.cli.top.text import snapshot
+
+pytestmark = pytest.mark.slow
 
 FIELDS = "pxname,svname,qcur,scur,slim,stot,bin,bout,status,weight,act,bck,type,rate,check_status"
 FIGURES = f"""\
@@ -154,17 +156,18 @@ def drive(script: Callable[[TopApp, Pilot[None], Recorder], Awaitable[None]]) ->
     asyncio.run(run())
 
 
+VIEWS_BY_KEY = {str(number): name for number, name in enumerate(VIEWS, 1)}
+
+
 def rows(app: TopApp) -> list[str]:
     widget = app.query_one(DataTable)
     return [str(widget.get_row_at(index)[0]) for index in range(widget.row_count)]
 
 
 async def settle(pilot: Pilot[None], condition: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        await pilot.pause(0.01)
-    raise AssertionError("too late")
+    async with asyncio.timeout(30):
+        while not condition():
+            await pilot.pause(0.01)
 
 
 def test_tab_walks_through_the_views() -> None:
@@ -218,11 +221,12 @@ def test_keys_send_commands_once_confirmed(view: str, keys: list[str], command: 
         await pilot.press(view)
         for key in keys:
             await pilot.press(key)
-            await pilot.pause()
+            if key in ACTIONS[VIEWS_BY_KEY[view]]:
+                await settle(pilot, lambda: isinstance(app.screen, Confirm | Prompt))
         if command:
             await settle(pilot, lambda: bool(recorder.commands))
+        await settle(pilot, lambda: not isinstance(app.screen, Confirm | Prompt))
         assert recorder.commands == ([command] if command else [])
-        assert not isinstance(app.screen, Confirm | Prompt)
 
     drive(script)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 import mailproxy
 from mailproxy.config.difference import Difference, compare
@@ -111,15 +114,40 @@ def test_what_needs_a_restart_is_named_and_stays() -> None:
     changes = {
         "process.user": "nobody",
         "process.relay": "portable",
+        "admin": {"http": "127.0.0.1:8405", "token_file": "token"},
+        "tracing": {"otlp": "http://127.0.0.1:4318"},
         "frontends.imap.bind": [{"address": "*:143", "free_bind": True, "backlog": 9}, "127.0.0.1:0"],
     }
     found = difference(changes)
     assert found.needs_restart == (
         "~ process.relay: auto -> portable",
         "~ process.user: none -> nobody",
+        "~ tracing.otlp: none -> http://127.0.0.1:4318",
+        "~ admin.http: none -> 127.0.0.1:8405",
+        f"~ admin.token_file: none -> {Path.cwd() / 'token'}",
         "~ bind imap *:143 free_bind: false -> true",
     )
     assert found.changes == ("~ bind imap *:143 backlog: 1024 -> 9",)
-    assert found.config.process == mailproxy.from_mapping(BASE).process
+    base = mailproxy.from_mapping(BASE)
+    assert (found.config.process, found.config.admin, found.config.tracing) == (
+        base.process,
+        base.admin,
+        base.tracing,
+    )
     assert not found.config.frontends["imap"].bind[0].free_bind
     assert found.config.frontends["imap"].bind[0].backlog == 9
+
+
+@pytest.mark.parametrize(
+    ("user", "address", "is_named"),
+    [("nobody", "*:80", True), ("nobody", "*:8080", False), (None, "*:80", False)],
+)
+def test_listener_for_http_01_that_needs_privileges(user: str | None, address: str, is_named: bool) -> None:
+    """Privileges for ports below 1024 are given up at the start, if there is another user."""
+    process = {} if user is None else {"user": user}
+    acme = {"terms_agreed": True, "challenge": "http-01", "storage": "/none", "http": address}
+    old = mailproxy.from_mapping({**BASE, "process": process})
+    new = mailproxy.from_mapping({**BASE, "process": process, "acme": {"le": acme}})
+    expected = (f"acme le http: a listener on {address}",) if is_named else ()
+    assert compare(old, new).needs_restart == expected
+    assert not compare(new, new).needs_restart

@@ -32,8 +32,8 @@ BIND = 'an address such as "*:143", "[::]:993", "127.0.0.1:993", "unix:/run/x.so
 SERVER = 'an address such as "10.0.0.1:993", "10.0.0.2", "imap.internal:993" or "unix:/run/x.sock"'
 NAME = "a name of letters, digits and . _ - : / * [ ]"
 TLVS = "authority, alpn, crc32c, unique-id, ssl-cipher, cert-sig, cert-key, client-cert"
-NETWORK = 'a network such as "10.0.0.0/8" or "2001:db8::/32", or an address'
-PROXY_SOURCE = 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, or "unix"'
+NETWORK = 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, or "file:PATH"'
+PROXY_SOURCE = 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, "file:PATH", or "unix"'
 SERVER_NAMES = 'a list of server names such as "imap.example.com" or "*.example.org", or false'
 LOG = "stderr, stdout, a path, syslog:/dev/log or syslog:HOST:514"
 PROTOCOL_NAME = 'a protocol name such as "imap", 1 to 255 ASCII characters'
@@ -44,11 +44,12 @@ NO_UNIX_CLIENT = 'no client could connect: clients of a Unix socket are in no ne
 NEEDS_V2 = 'needs send_proxy = "v2" or more, it is "{}"'
 ONE_FILE = "belongs to exactly one certificate file; for several, give each its own: certificates = [{ certificate = …, key = … }, …]"
 NO_VERIFY = 'has no meaning without client_verify = "optional" or "required"'
-NOT_TERMINATED = 'has no meaning: no bind of this frontend has mode = "tls"'
+NOT_TERMINATED = 'has no meaning: no bind of this frontend has mode = "tls" or "starttls"'
 NO_OCTETS = 'bytes in hex such as "16 03 01", two digits each'
 STEP_WORDS = "connect, send, send_hex, expect, expect_regex, expect_hex"
 NOT_EXPECTING = "has no meaning with {}: it belongs to an expectation"
 IN_A_SCRIPT = '"starttls" has no meaning in a script, where TLS is made right after connecting: give type = "imap", or another mail protocol, and check.tls'
+NO_PROTOCOL = '"starttls" needs a mail protocol: give the backend its protocol, such as "imap"'
 NO_STARTTLS = '"starttls" has no meaning with a check of type {}: imap, pop3, smtp, lmtp and sieve have it'
 NO_SCRIPT = 'has no meaning without type = "script"'
 NO_CONNECT = "has no connect before it, and there is a server without a port: give check.port, or begin with connect = { port = … }"
@@ -60,7 +61,7 @@ OWN_STICK = (
     "a table is not allowed: it is the backend's, and a server can only stay out of it, with stick = false"
 )
 NO_COUNT = 'count is missing: give { count = 30, per = "60s" } or similar, or false for no bound'
-FRONTEND_KEYS = "profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, log_steps, tls, bind, routes"
+FRONTEND_KEYS = "profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, greeting, refusal, goodbye, capabilities, greeting_delay, early_talkers, max_errors, timeouts, log_null, log_start, log_steps, tls, bind, routes"
 
 PORTLESS = 'backends.dovecot.servers = ["192.0.2.1"]\n'
 SCRIPT = 'backends.dovecot.check.type = "script"\nbackends.dovecot.check.steps = '
@@ -104,7 +105,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.max_session_rate_per_client = { per = "60s" }', f"frontends.imap.max_session_rate_per_client: {NO_COUNT}"),
         ('defaults.frontend.max_session_rate_per_client.per = "60s"', f"defaults.frontend.max_session_rate_per_client: {NO_COUNT}"),
         ("frontends.imap.max_session_rate_per_client = { count = 3, pre = 3 }", "frontends.imap.max_session_rate_per_client.pre: unknown key, did you mean per?"),
-        ('frontends.imap.max_sessions_per_client_exempt = ["10.0.0.1/8"]', 'frontends.imap.max_sessions_per_client_exempt[0]: "10.0.0.1/8" is not allowed: has host bits set: "10.0.0.0/8" is the network; a network such as "10.0.0.0/8" or "2001:db8::/32", or an address'),
+        ('frontends.imap.max_sessions_per_client_exempt = ["10.0.0.1/8"]', 'frontends.imap.max_sessions_per_client_exempt[0]: "10.0.0.1/8" is not allowed: has host bits set: "10.0.0.0/8" is the network; a network such as "10.0.0.0/8" or "2001:db8::/32", an address, or "file:PATH"'),
         ("backends.dovecot.error_clients = 0", "backends.dovecot.error_clients: 0 is not allowed: a whole number from 1 to 2147483647"),
     ),
     "application protocols": (
@@ -226,15 +227,22 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.bind = [{ address = "*:143", unix_mode = "0600" }]', 'frontends.imap.bind[0].unix_mode: has no meaning for "*:143": unix: addresses only'),
         ('frontends.imap.bind = [{ address = "*:143", v6only = true }]', 'frontends.imap.bind[0].v6only: has no meaning for "*:143": IPv6 addresses only'),
     ),
+    "starttls towards servers": (
+        ('backends.dovecot.tls.mode = "starttls"', f"backends.dovecot.tls.mode: {NO_PROTOCOL}"),
+        ('backends.dovecot.servers = [{ address = "192.0.2.1:143", tls = { mode = "starttls" } }]', f"backends.dovecot.servers[0].tls.mode: {NO_PROTOCOL}"),
+        ('defaults.server.tls.mode = "starttls"', f"defaults.server.tls.mode: {NO_PROTOCOL}"),
+    ),
     "certificates": (
-        ('frontends.imap.bind = [{ address = "*:993", mode = "tls" }]', "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend"),
-        ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = [] } }]', "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend"),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "tls" }]', "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend, or tls.acme"),
+        ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = [] } }]', "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend, or tls.acme"),
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = ["a.pem", "b.pem"], key = "k.pem" } }]', f"frontends.imap.bind[0].tls.key: {ONE_FILE}"),
         ('frontends.imap.bind = [{ address = "*:143", mode = "forward", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "forward": TLS is not terminated here'),
         ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "passthrough": TLS is not terminated here'),
         ('frontends.imap.bind = [{ address = "*:143", tls = { certificates = ["a.pem"] } }]', 'frontends.imap.bind[0].tls: has no meaning with mode "forward": TLS is not terminated here'),
         ('frontends.imap.tls.certificates = ["a.pem"]', f"frontends.imap.tls: {NOT_TERMINATED}"),
-        ('frontends.imap.tls.certificates = ["a.pem"]\nfrontends.imap.bind = [{ address = "*:143", mode = "starttls" }]', 'frontends.imap.bind[0].mode: "starttls" is not supported yet: only "forward" or "passthrough" or "tls"'),
+        ('frontends.imap.tls.certificates = ["a.pem"]\nfrontends.imap.bind = [{ address = "*:143", mode = "starttls" }]', 'frontends.imap.bind[0].mode: "starttls" needs a mail protocol: give frontends.imap.protocol, such as "imap"'),
+        ('frontends.imap.bind = [{ address = "*:143", mode = "starttls" }]\nfrontends.imap.protocol = "imap"', "frontends.imap.bind[0]: mode starttls needs certificates: give tls.certificates to the bind or its frontend, or tls.acme"),
+        ('frontends.imap.bind = [{ address = "*:143", starttls_required = false }]', 'frontends.imap.bind[0].starttls_required: has no meaning with mode "forward": only mode "starttls" upgrades sessions'),
         ('frontends.imap.tls.certificates = ["a.pem"]\nfrontends.imap.bind = []', "frontends.imap: has no bind: at least one [[frontends.imap.bind]] is needed"),
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls", tls = { certificates = [""] } }]', 'frontends.imap.bind[0].tls.certificates[0]: "" is not allowed: a path'),
         ('frontends.imap.bind = [{ address = "*:993", mode = "tls" }]\nfrontends.imap.tls = { certificates = ["a.pem", "b.pem"], key = "k.pem" }', f"frontends.imap.tls.key: {ONE_FILE}"),
@@ -314,7 +322,7 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         (f'{PASSTHROUGH}frontends.imap.routes = [{{ alpn = ["imap"], port = [994, 995], backend = "dovecot" }}]', f"frontends.imap.routes[0].alpn: {NO_PORT.format('994 or 995')}"),
         (f'{PASSTHROUGH}frontends.imap.routes = [{{ mode = "passthrough", port = [994], backend = "dovecot" }}]', f"frontends.imap.routes[0].mode: {NO_PORT.format('994')}"),
         ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough" }, { address = "*:143" }]\nfrontends.imap.routes = [{ sni = ["imap.example.com"], port = [143], backend = "dovecot" }]', f"frontends.imap.routes[0].sni: {NO_PORT.format('143')}"),
-        (f'{PASSTHROUGH}frontends.imap.routes = [{{ sni = ["imap.example.com"], mode = "tls", backend = "dovecot" }}]', 'frontends.imap.bind[0]: a route with mode = "tls" needs certificates: give tls.certificates to the bind or its frontend'),
+        (f'{PASSTHROUGH}frontends.imap.routes = [{{ sni = ["imap.example.com"], mode = "tls", backend = "dovecot" }}]', 'frontends.imap.bind[0]: a route with mode = "tls" needs certificates: give tls.certificates to the bind or its frontend, or tls.acme'),
         (f'{PASSTHROUGH}frontends.imap.routes = [{{ sni = ["imap.example.com"], mode = "forward", backend = "dovecot" }}]', 'frontends.imap.routes[0].mode: "forward" is not allowed: one of tls, passthrough'),
         ('frontends.imap.bind = [{ address = "*:993", mode = "passthrough", tls = { certificates = ["a.pem"] } }]\nfrontends.imap.routes = [{ port = [993], backend = "dovecot" }]', 'frontends.imap.bind[0].tls: has no meaning with mode "passthrough": TLS is not terminated here'),
         ('frontends.imap.routes = [{ client = ["10.0.0.0/8"], backend = "dovekot" }]', 'frontends.imap.routes[0].backend: there is no backend "dovekot", did you mean dovecot?'),
@@ -459,8 +467,8 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("log.colour = true", "log.colour: unknown key; known are level, format, to, facility, tag, targets"),
         ('frontends.imap.bind = [{ adress = "*:143", address = "*:143" }]', "frontends.imap.bind[0].adress: unknown key, did you mean address?"),
         ('frontends.imap.timeouts.clients = "5s"', "frontends.imap.timeouts.clients: unknown key, did you mean client?"),
-        ('frontends.imap.name = "imap"', "frontends.imap.name: unknown key; known are profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, log_steps, tls, bind, routes"),
-        ('frontends.imap."a\\u001bb" = 1', 'frontends.imap."a\\u001bb": unknown key; known are profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, log_steps, tls, bind, routes'),
+        ('frontends.imap.name = "imap"', "frontends.imap.name: unknown key; known are profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, greeting, refusal, goodbye, capabilities, greeting_delay, early_talkers, max_errors, timeouts, log_null, log_start, log_steps, tls, bind, routes"),
+        ('frontends.imap."a\\u001bb" = 1', 'frontends.imap."a\\u001bb": unknown key; known are profile, protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, greeting, refusal, goodbye, capabilities, greeting_delay, early_talkers, max_errors, timeouts, log_null, log_start, log_steps, tls, bind, routes'),
         ('backends.dovecot.servers = [{ address = "192.0.2.1:143", wait = 1 }]', "backends.dovecot.servers[0].wait: unknown key, did you mean weight?"),
         ('profiles.x.fronted.protocol = "imap"', "profiles.x.fronted: unknown key, did you mean frontend?"),
         ("global.maxconn = 3", "global: unknown key: write [process] and [log]"),
@@ -469,9 +477,9 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
         ('frontends.imap.timeouts.connect = "5s"', "frontends.imap.timeouts.connect: unknown key here, it is one of a backend's timeouts; known here are client, proxy_header, handshake, negotiation, half_closed"),
         ('frontends.imap.balance = "first"', f"frontends.imap.balance: unknown key here, it is one of a backend; known here are {FRONTEND_KEYS}"),
         ('frontends.imap.address = "*:143"', f"frontends.imap.address: unknown key here, it is one of a bind and of a server and of a check; known here are {FRONTEND_KEYS}"),
-        ('level = "info"', "level: unknown key here, it is one of [log]; known here are process, log, tracing, admin, metrics, defaults, profiles, frontends, backends"),
+        ('level = "info"', "level: unknown key here, it is one of [log]; known here are process, log, tracing, admin, metrics, acme, defaults, profiles, frontends, backends"),
         ("defaults.servers.weight = 3", "defaults.servers: unknown key, did you mean server?"),
-        ('profiles.x.frontend.profile = "y"', "profiles.x.frontend.profile: unknown key; known are protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, timeouts, log_null, log_start, log_steps, tls, bind, routes"),
+        ('profiles.x.frontend.profile = "y"', "profiles.x.frontend.profile: unknown key; known are protocol, backend, max_sessions, max_sessions_per_client, max_session_rate_per_client, max_sessions_per_client_exempt, greeting, refusal, goodbye, capabilities, greeting_delay, early_talkers, max_errors, timeouts, log_null, log_start, log_steps, tls, bind, routes"),
     ),
     "tables for values, lists for tables": (
         ("process = 3", "process: 3 is not allowed: a table"),
@@ -507,12 +515,6 @@ FAULTY_LINES: dict[str, tuple[tuple[str, ...], ...]] = {
 
 # Keys of later versions are faults. The values after "only" are those that this version supports.
 NOT_YET = (
-    ("frontends.imap.timeouts.negotiation = 60", 'frontends.imap.timeouts.negotiation: 60 is not supported yet: only "3m"'),
-    ('frontends.imap.bind = [{ address = "*:143", mode = "starttls" }]', 'frontends.imap.bind[0].mode: "starttls" is not supported yet: only "forward" or "passthrough" or "tls"'),
-    ('backends.dovecot.tls.mode = "starttls"', 'backends.dovecot.tls.mode: "starttls" is not supported yet: only "implicit"'),
-    ('backends.dovecot.servers = [{ address = "192.0.2.1:143", tls = { mode = "starttls" } }]', 'backends.dovecot.servers[0].tls.mode: "starttls" is not supported yet: only "implicit"'),
-    ('defaults.server.tls.mode = "starttls"', 'defaults.server.tls.mode: "starttls" is not supported yet: only "implicit"'),
-    ('profiles.unused.backend.tls.mode = "starttls"', 'profiles.unused.backend.tls.mode: "starttls" is not supported yet: only "implicit"'),
 )  # fmt: skip
 
 # Combinations that are allowed although one of the keys alone would be a fault.
@@ -680,7 +682,7 @@ def test_all_faults_are_reported_at_once() -> None:
         servers = ["192.0.2.1:port", { name = "x" }, { address = "192.0.2.1", weight = "1" }]
     """)
     assert faults == [
-        "speed: unknown key; known are process, log, tracing, admin, metrics, defaults, profiles, frontends, backends",
+        "speed: unknown key; known are process, log, tracing, admin, metrics, acme, defaults, profiles, frontends, backends",
         'log.level: "loud" is not allowed: one of debug, info, warning, error',
         "log.colour: unknown key; known are level, format, to, facility, tag, targets",
         "defaults.bind.backlog: 0 is not allowed: a whole number from 1 to 2147483647",

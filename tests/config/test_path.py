@@ -56,5 +56,5 @@ backends.dovecot.tls.verify = "yes"
 """
     assert faults_of(smallest_toml(lines)) == [
         'backends.dovecot.tls.verify: "yes" is not allowed: write "required"',
-        "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend",
+        "frontends.imap.bind[0]: mode tls needs certificates: give tls.certificates to the bind or its frontend, or tls.acme",
     ]

@@ -67,6 +67,10 @@ def test_sample_has_every_key() -> None:
         "Log": sample["log"] | sample["log"]["targets"][1],  # an output has the keys of a single log
         "Admin": sample["admin"],
         "AdminSocket": sample["admin"]["sockets"][0] | sample["admin"]["sockets"][1],
+        "AcmeBody": {key: value for table in sample["acme"].values() for key, value in table.items()},
+        "AcmeDns": sample["acme"]["letsencrypt"]["dns"] | sample["acme"]["program"]["dns"],
+        "AcmeEab": sample["acme"]["letsencrypt"]["eab"],
+        "Rfc2136": sample["acme"]["letsencrypt"]["dns"]["rfc2136"],
         "FrontendBody": sample["frontends"]["imap"],
         "BackendBody": sample["backends"]["dovecot"],
         "FrontendTls": sample["frontends"]["imap"]["tls"] | sample["frontends"]["imap"]["bind"][0]["tls"],
@@ -163,8 +167,6 @@ def test_schema_accepts_environment_variables(lines: str) -> None:
     "lines",
     [
         "admin = { socket = '/run/mailproxy/admin.sock', http = '127.0.0.1:8405' }",
-        "frontends.imap.bind = [{ address = '*:143', mode = 'starttls' }]",
-        "backends.dovecot.tls.mode = 'starttls'",
     ],
 )
 def test_schema_accepts_keys_of_later_versions(lines: str) -> None:

@@ -53,7 +53,7 @@ format = "tcplog"
 to = "stdout"
 
 [frontends.imap]
-protocol = "imap"
+protocol = "tcp"
 backend = "mail"
 log_null = true
 timeouts = {{ proxy_header = "{limit}ms" }}

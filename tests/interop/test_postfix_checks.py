@@ -86,6 +86,8 @@ class CheckedProxy(Mailproxy):
         try:
             with smtplib.SMTP(HOST, self._bind_port) as smtp:
                 return smtp.noop()[0] == 250
+        except smtplib.SMTPConnectError as refusal:
+            return refusal.smtp_code != 421  # 421: the proxy's refusal
         except smtplib.SMTPServerDisconnected:
             return False
 

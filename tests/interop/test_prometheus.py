@@ -25,7 +25,7 @@ from tests.support.worker_group import (
     wait_until,
 )
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "config" / "prometheus"

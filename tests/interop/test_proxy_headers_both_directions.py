@@ -354,14 +354,15 @@ def test_health_check_sends_local_header(proxy_pair: ProxyPair) -> None:
 
 
 def refusals(certificates: CertificateSet, server: tuple[str, int]) -> dict[str, EntryPath]:
-    """Return paths that refuse clients. The rules of the first two apply to IPv4 only."""
+    """Return paths that refuse clients, without words as HAProxy does. The rules of the first two apply to IPv4 only."""
     rejects = EntryPath(
+        protocol="tcp",
         server=server,
         rules=["tcp-request content reject if { src 127.0.0.0/8 }"],
         frontend=['routes = [{ client = ["127.0.0.0/8"], reject = true }]'],
     )
     clients = f'client_ca = "{certificates.ca}", client_crl = "{certificates.revoked}"'
-    open_to_all = EntryPath(server=server)
+    open_to_all, nowhere = EntryPath(server=server), EntryPath(protocol="tcp")
     asking = {
         f"{verify}-certificate": over_tls(
             open_to_all,
@@ -375,8 +376,8 @@ def refusals(certificates: CertificateSet, server: tuple[str, int]) -> dict[str,
     return {
         "rejects": rejects,
         "rejects-tls": over_tls(rejects, certificates, "ec"),
-        "leads-nowhere": EntryPath(),
-        "leads-nowhere-tls": over_tls(EntryPath(), certificates, "ec"),
+        "leads-nowhere": nowhere,
+        "leads-nowhere-tls": over_tls(nowhere, certificates, "ec"),
         "strict-names": over_tls(open_to_all, certificates, "ec", "strict-sni", ", strict_sni = true"),
         **asking,
     }

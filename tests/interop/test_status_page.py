@@ -25,6 +25,21 @@ TOKEN = "0123456789abcdef0123456789abcdef"
 NAMES = ("d1", "d2")
 
 
+# A frontend whose certificate cannot be obtained: nothing listens at the authority's port.
+MANAGED = """
+[acme.nobody]
+directory = "https://127.0.0.1:1/directory"
+terms_agreed = true
+storage = "{storage}"
+
+[frontends.managed]
+protocol = "imap"
+backend = "clear"
+tls = {{ acme = "nobody", names = ["imap.example.com"] }}
+bind = [{{ address = "127.0.0.1:{port}", mode = "tls" }}]
+"""
+
+
 class PageProxy(ClusterProxy):
     """A proxy with a status page."""
 
@@ -34,6 +49,7 @@ class PageProxy(ClusterProxy):
         token.write_text(f"{TOKEN}\n")
         token.chmod(0o600)
         more = f'[admin]\nhttp = "127.0.0.1:{port}"\n' + (f'token_file = "{token}"\n' if has_token else "")
+        more += MANAGED.format(storage=folder / "acme", port=free_port())
         super().__init__(cluster, NAMES, folder, more=more)
         self._listens = [*self._listens, ("127.0.0.1", port)]
         self.url = f"http://127.0.0.1:{port}/"
@@ -141,6 +157,14 @@ def test_session_is_ended_on_the_page(page: Browser, proxy: PageProxy) -> None:
         ended.wait_for_end()
         (other,) = [each for each in clients._clients if each is not ended]
         assert other.noop()[0] == "OK"
+
+
+def test_certificate_that_cannot_be_obtained_is_shown(page: Browser) -> None:
+    page.wait_until(lambda: "cannot be reached" in page.find("#acme").text, "the failure is shown")
+    row = page.rows("acme")["imap.example.com"]
+    assert (row["Key"], row["Expires"], row["From"]) == ("ecdsa-p256", "no certificate yet", "acme.nobody")
+    assert all(row[title][-1].isdigit() for title in ("Last attempt", "Next attempt"))
+    assert page.console() == []
 
 
 def test_page_is_read_only_without_the_token(page: Browser) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.support.admin_client import ask, stat
 from tests.support.worker_group import GreetingServer, WorkerGroup, configuration, wait_until
 
-pytestmark = pytest.mark.peers
+pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 
 class Terminal:
@@ -88,9 +88,11 @@ def test_servers_are_changed_and_sessions_end_by_keys(group: WorkerGroup, tmp_pa
         terminal.wait_for("DRAIN")
         terminal.press("Tab", "Tab", "Tab")
         terminal.wait_for("sorted by age")
+        terminal.wait_for("b/s1")  # the sessions, which are asked for now
         terminal.press("/")
         terminal.wait_for("Rows that contain")
         terminal.press("s2", "Enter")
+        terminal.wait_for("sorted by age, with 's2'")
         wait_until(lambda: "b/s1" not in terminal.text or None)
         terminal.press("k")
         terminal.wait_for("End session")

@@ -19,10 +19,16 @@ def test_list_has_every_end_reason() -> None:
 
 def test_state_matches_haproxy_letters() -> None:
     # Configuration manual, section 8.5: first the cause, then the phase.
-    letters = {Phase.ROUTE: "R", Phase.QUEUE: "Q", Phase.CONNECT: "C", Phase.DATA: "D"}
+    letters = {
+        Phase.ROUTE: "R",
+        Phase.NEGOTIATION: "R",
+        Phase.QUEUE: "Q",
+        Phase.CONNECT: "C",
+        Phase.DATA: "D",
+    }
     for end in END_REASONS:
         if not end.has_message:
-            assert re.fullmatch(r"--|[CSscRIKD]-|[CSscRK][CDQ]|PR", end.state)
+            assert re.fullmatch(r"--|[CSscRIKD]-|[CSscRK][CDQ]|[CcPK]R", end.state)
             assert end.state[1] == letters[end.phase] or end.state in ("--", "K-", "I-", "D-")
 
 

@@ -22,6 +22,7 @@ def test_first_backup_serves_while_no_active_server_can(flags_of_servers: list[t
     active = [server for server in servers if not server.is_backup and server.is_usable]
     backups = [server for server in servers if server.is_backup and server.is_usable]
     assert list(eligible_servers(servers)) == (active or backups[:1])
+    assert list(eligible_servers(servers, all_backups=True)) == (active or backups)
 
 
 def test_backup_stays_unused_if_active_servers_are_full() -> None:

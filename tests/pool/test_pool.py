@@ -505,6 +505,16 @@ def test_reload_keeps_sticky_servers_by_name() -> None:
         assert had(pool) == ["a", "none", "c"]
 
 
+def test_reload_lets_all_backups_serve() -> None:
+    servers = make_servers(1, 1)
+    for server in servers:
+        server.is_backup = True
+    pool = make_pool(*servers)
+    assert names(pool.eligible) == ["s0"]
+    pool.reconfigure(servers, max_queue=0, stick=None, all_backups=True)
+    assert names(pool.eligible) == ["s0", "s1"]
+
+
 def test_session_releases_slot_of_server_that_is_gone() -> None:
     before, after = make_servers(1, 1, max_sessions=1)
     pool = make_pool(before, stick=StickTable(10, expire=60.0))

@@ -17,6 +17,8 @@ import pytest
 from tests.support.certificate_trees import NAME, AcmeSh, Certbot, CertificateTree, CertManager, Lego, Lego5
 from tests.support.program import Program
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 RECIPES = re.findall(r"^```sh\n(.*?)^```$", (DOCS / "tls.md").read_text(), re.DOTALL | re.MULTILINE)
 SCRIPT, *HOOKS = RECIPES

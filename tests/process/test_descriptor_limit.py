@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.program import Program
 
+pytestmark = pytest.mark.slow
+
 SOFT, HARD = 512, 2048
 TEXT = """
 [process]

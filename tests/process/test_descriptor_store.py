@@ -17,6 +17,8 @@ from tests.support.service_manager import Service, ServiceManager, wait_for_exit
 from tests.support.steady_logins import SteadyLogins
 from tests.support.worker_group import Client, GreetingServer, configuration, wait_until
 
+pytestmark = pytest.mark.slow
+
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
 
 

@@ -12,6 +12,8 @@ from tests.process.test_process import Echo
 from tests.support.admin_client import ask, stat
 from tests.support.program import Program
 
+pytestmark = pytest.mark.slow
+
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
 
 

@@ -34,6 +34,8 @@ from tests.support.worker_group import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow
+
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
 COMMAND = f"hand-over {VERSION}"
 

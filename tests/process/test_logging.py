@@ -14,6 +14,8 @@ import pytest
 from tests.support.program import TIMEOUT_S, Program
 from tests.support.worker_group import Client, WorkerGroup, configuration, greeting_servers
 
+pytestmark = pytest.mark.slow
+
 
 def targets(folder: Path) -> str:
     return f"""

@@ -23,6 +23,8 @@ from tests.process.test_process import Echo, configuration, connect_greeted
 from tests.support.ports import free_port
 from tests.support.program import TIMEOUT_S, Program
 
+pytestmark = pytest.mark.slow
+
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which is then given up by the program")
 
 AS_NOBODY = '[process]\nuser = "nobody"\n'

@@ -11,6 +11,8 @@ import pytest
 from tests.process.test_process import Echo, configuration
 from tests.support.program import Program
 
+pytestmark = pytest.mark.slow
+
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
 
 

@@ -20,7 +20,7 @@ from tests.support.program import Program
 
 FRONTEND = """
 [frontends.imap]
-protocol = "imap"
+protocol = "tcp"
 backend = "b"
 [[frontends.imap.bind]]
 address = "127.0.0.1:0"
@@ -147,7 +147,7 @@ def test_sighup_reloads_certificates(echo: Echo, tmp_path: Path, throw_away_ca: 
 [process]
 certificate_interval = "1h"
 [frontends.tls]
-protocol = "imap"
+protocol = "tcp"
 backend = "b"
 tls = {{ certificates = ["{file}"] }}
 bind = [{{ address = "127.0.0.1:0", mode = "tls" }}]

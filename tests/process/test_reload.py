@@ -34,7 +34,7 @@ def test_edited_configuration_is_used(echo: Echo, tmp_path: Path) -> None:
         address = program.addresses[0]
         client = connect_greeted(address)
         reload(
-            program, f"{text}\n[frontends.more]\nprotocol = 'imap'\nbackend = 'b'\nbind = ['127.0.0.2:0']\n"
+            program, f"{text}\n[frontends.more]\nprotocol = 'tcp'\nbackend = 'b'\nbind = ['127.0.0.2:0']\n"
         )
         program.wait_for(r"reloaded in \d+ ms: \+ frontend more; \+ bind more 127.0.0.2:0")
         port = int(program.wait_for(r"127.0.0.2:\d+, mode").removesuffix(", mode").rpartition(":")[2])

@@ -13,6 +13,8 @@ from tests.support.admin_client import ask, states
 from tests.support.login_load import Logins, OpenSessions, descriptors, named_servers, private_memory
 from tests.support.worker_group import WorkerGroup, wait_until
 
+pytestmark = pytest.mark.slow
+
 RELOADS = 20
 SESSIONS = 500
 GROWTH_KB_MAX = 3000  # of 20 reloads; a configuration that was kept each time would be more

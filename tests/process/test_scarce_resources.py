@@ -22,6 +22,8 @@ from tests.process.test_process import Echo, configuration, connect_greeted
 from tests.support.ports import free_port
 from tests.support.program import TIMEOUT_S, Program
 
+pytestmark = pytest.mark.slow
+
 needs_namespaces = pytest.mark.skipif(
     os.geteuid() != 0
     or shutil.which("unshare") is None

@@ -19,6 +19,8 @@ from tests.support.ports import free_port
 from tests.support.program import TIMEOUT_S, Program
 from tests.support.socket_activation import SocketActivatedProgram
 
+pytestmark = pytest.mark.slow
+
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.namespace import run_in_namespace
 
+pytestmark = pytest.mark.slow
+
 # Answers to foreign addresses come to this machine, as in a gateway. With servers on other machines fwmark
 # rules do that.
 ROUTES = (

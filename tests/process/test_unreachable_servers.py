@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.namespace import run_in_namespace
+
+pytestmark = pytest.mark.slow
 
 # Run in a namespace: servers, the proxy as a program, and clients that stay connected. Their ports are
 # outside the small range.

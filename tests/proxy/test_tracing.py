@@ -31,7 +31,7 @@ from tests.support.proxy.proxy_harness import ProxyHarness
 from tests.support.smallest_config import smallest_config
 from tests.support.worker_group import GreetingServer, WorkerGroup, configuration
 
-TIMEOUT_S = 15.0
+TIMEOUT_S = 30.0
 NANOSECONDS = 1_000_000_000
 
 
@@ -163,6 +163,7 @@ async def test_failing_collector_is_logged_once(
     assert "400" in line["reason"]
 
 
+@pytest.mark.slow
 async def test_silent_collector_neither_delays_sessions_nor_the_end(harness: ProxyHarness) -> None:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listener.socket.getsockname()[1]  # it accepts in the kernel, and never answers
@@ -177,6 +178,41 @@ async def test_silent_collector_neither_delays_sessions_nor_the_end(harness: Pro
             nursery.cancel_scope.cancel()
     assert trio.current_time() - started < 5
     await listener.aclose()
+
+
+async def test_fault_of_the_library_is_logged_and_tracing_goes_on(
+    harness: ProxyHarness, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_spans, faults = SessionTracer._make_spans, iter((ValueError("odd"),))
+
+    def fail_once(self: SessionTracer, record: SessionRecord) -> None:
+        for fault in faults:
+            raise fault
+        make_spans(self, record)
+
+    monkeypatch.setattr(SessionTracer, "_make_spans", fail_once)
+    proxy = await harness.proxy(tracing={"otlp": collector.url})
+    async with await harness.dial(proxy) as client:
+        await client.receive_until_end()
+    (line,) = await harness.events("helper-failed")
+    assert (line["helper"], line["fault"]) == ("tracing", "ValueError('odd')")
+    with trio.fail_after(TIMEOUT_S):
+        while not collector.spans:  # the first sessions may end before it goes on
+            async with await harness.dial(proxy) as client:
+                await client.receive_until_end()
+            await trio.sleep(0.01)
+
+
+async def test_lost_sessions_are_logged(harness: ProxyHarness, collector: Collector) -> None:
+    proxy = await harness.proxy(tracing={"otlp": collector.url})
+    log = proxy._process.service.log
+    (tracer,) = [each.__self__ for each in log._subscribers if hasattr(each, "__self__")]
+    assert isinstance(tracer, SessionTracer)
+    tracer._lost = 3
+    async with await harness.dial(proxy) as client:
+        await client.receive_until_end()
+    (line,) = await harness.events("traces-not-sent")
+    assert (line["lost"], line["reason"]) == (3, "more sessions ended than could be sent")
 
 
 def test_queue_that_is_full_counts_what_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +269,7 @@ def test_path_of_traces_is_added_to_the_base(url: str, traces: str) -> None:
     assert traces_url(url) == traces
 
 
+@pytest.mark.slow
 async def test_workers_send_their_sessions(collector: Collector, tmp_path: Path) -> None:
     server = GreetingServer("s1")
     text = configuration(server, more=f'[tracing]\notlp = "{collector.url}"')
@@ -247,6 +284,7 @@ async def test_workers_send_their_sessions(collector: Collector, tmp_path: Path)
     assert {facts(span)["mailproxy.server"] for span in collector.spans if not span.parent_span_id} == {"s1"}
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_without_tracing() -> None:
     code = (
         "import sys, mailproxy.app, mailproxy.proxy.service, mailproxy.log\n"

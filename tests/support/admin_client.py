@@ -7,7 +7,7 @@ import io
 import socket
 from pathlib import Path
 
-TIMEOUT_S = 15.0
+TIMEOUT_S = 30.0
 
 
 def ask(path: Path, commands: str) -> str:

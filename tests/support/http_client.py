@@ -11,7 +11,7 @@ from typing import Any
 from attrs import frozen
 from prometheus_client.parser import text_string_to_metric_families
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 30.0
 Labels = tuple[tuple[str, str], ...]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import trio
 from attrs import define, field
 
-TIMEOUT_S = 15.0
+TIMEOUT_S = 30.0
 
 
 async def greet_and_echo(name: str, stream: trio.SocketStream) -> None:

@@ -143,10 +143,15 @@ def with_files(text: str, root: Path, ca: ThrowAwayCA) -> str:
         ):
             (folder / name).write_bytes(certificate.read_bytes())
         (folder / "http.pem").write_bytes(certificate.read_bytes())
+        (folder / "banned.txt").write_text("198.51.100.0/24\n")
         (folder / "token").write_text("0123456789abcdef" * 2)
         (folder / "token").chmod(0o600)
         for name in ("ca.pem", "users-ca.pem"):
             (folder / name).write_bytes(ca.pem.read_bytes())
+        for name in ("acme.key", "eab.key"):
+            (folder / name).write_text("c2VjcmV0")
+        (folder / "dns-hook").write_text("#!/bin/sh\n")
+        (folder / "dns-hook").chmod(0o755)
         (folder / "users-crl.pem").write_bytes(ca.revoke(certificate).read_bytes())
     for old, new in {
         "/etc/": f"{root}/etc/",

@@ -28,7 +28,7 @@ def _broken(pool: Pool[Any]) -> Iterator[str]:
             yield f"4: sessions wait for {server}, which accepts none"
     if pool._waiting != sum(len(queue) for _, queue in queues):
         yield f"2: _waiting is {pool._waiting}"
-    if list(pool._eligible) != list(eligible_servers(pool.servers)):
+    if list(pool._eligible) != list(eligible_servers(pool.servers, all_backups=pool.all_backups)):
         yield "6: the eligible servers are out of date"
     for server in pool.servers:
         if not server.is_full and pool._next_queue_for(server) is not None:

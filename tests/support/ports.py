@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import deque
 from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 
 PORTS = range(20_000, 32_000)  # below Linux's ephemeral ports, so that no client socket takes one
 
+# A port is free until the tested program binds it, which may be seconds later. Until then, no other test process on this
+# machine may choose it: an abstract Unix socket with its number as a name says so. The kernel removes it with the process.
+_claims: deque[socket.socket] = deque()
+_MOST_CLAIMS = 500
+
 _counter = count(os.getpid() * 7 + int(time.monotonic() * 1000))
 
 
@@ -22,15 +28,38 @@ def free_port(hosts: Iterable[str] = ("127.0.0.1",)) -> int:
     hosts = tuple(hosts)
     for n in islice(_counter, len(PORTS)):
         port = PORTS[n * 13 % len(PORTS)]  # far from those of processes that started a little later
-        if all(_is_free(host, port) for host in hosts):
+        if all(_is_free(host, port) for host in hosts) and _claim(port):
             return port
     raise AssertionError("no free port")
+
+
+def first_free_port(number: int) -> int:
+    """Return the first of ``number`` neighbouring ports that are free on 127.0.0.1."""
+    for _ in range(len(PORTS)):
+        first = free_port()
+        if all(_is_free("127.0.0.1", port) and _claim(port) for port in range(first + 1, first + number)):
+            return first
+    raise AssertionError("no free ports")
 
 
 def free_ports(number: int, hosts: Iterable[str]) -> list[int]:
     """Return different free ports."""
     hosts = tuple(hosts)
     return [free_port(hosts) for _ in range(number)]
+
+
+def _claim(port: int) -> bool:
+    """Claim a port for this process. Return False if another process has claimed it."""
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        claim.bind(f"\0mailproxy-tests-{port}")
+    except OSError:
+        claim.close()
+        return False
+    _claims.append(claim)
+    if len(_claims) > _MOST_CLAIMS:
+        _claims.popleft().close()
+    return True
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-TIMEOUT_S = 15.0
+TIMEOUT_S = 30.0
 
 
 class Program:

@@ -60,7 +60,7 @@ class SteadyLogins:
         self.logins += 1
 
     def wait_for(self, logins: int) -> None:
-        """Wait until so many more have been served."""
+        """Wait until this many more logins have been served."""
         goal, end = self.logins + logins, time.monotonic() + 30.0
         while self.logins < goal:
             assert time.monotonic() < end, f"{self.logins} of {goal}; {self.faults}"

@@ -9,14 +9,19 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from shutil import which
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
+from tests.support.http_client import request
+from tests.support.ports import first_free_port
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 DEMO = [sys.executable, "-m", "mailproxy", "demo"]
 LIMIT_S = 60
@@ -64,8 +69,15 @@ class Demo:
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Iterator[Demo]:
-    demo = Demo(tmp_path)
+def folder() -> Iterator[Path]:
+    """Return an empty folder with a short path. A socket's path has at most 107 bytes."""
+    with TemporaryDirectory() as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def demo(folder: Path) -> Iterator[Demo]:
+    demo = Demo(folder, "--port-base", str(first_free_port(3)))  # other tests may run a demo at the same time
     yield demo
     demo.close()
 
@@ -105,6 +117,20 @@ def test_printed_openssl_command_works(demo: Demo) -> None:
 
 
 @pytest.mark.slow
+def test_printed_ways_to_look_and_act_work(demo: Demo) -> None:
+    port = urlsplit(demo.line("http://")).port
+    assert port
+    page = request(port, "/")
+    assert (page.status, "<title>" in page.text) == (200, True)
+    top, drain = (line.strip() for line in demo.output.splitlines() if "/mailproxy " in line)
+    assert paste(drain).returncode == 0
+    snapshot = paste(f"{top} | cat")  # no terminal: one snapshot
+    assert snapshot.returncode == 0
+    assert re.search(r"demo/d1\s+DRAIN", snapshot.stdout)
+    assert "demo/d1" in demo.stop(signal.SIGTERM)[1]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_demo_with_open_session(demo: Demo, number: signal.Signals) -> None:
     assert list(demo.folder.iterdir())
@@ -119,22 +145,22 @@ def test_signal_ends_demo_with_open_session(demo: Demo, number: signal.Signals) 
 
 
 @pytest.mark.slow
-def test_occupied_ports_are_replaced_unless_requested(demo: Demo, tmp_path: Path) -> None:
-    second = Demo(tmp_path)
-    ports = [set(re.findall(r"127\.0\.0\.1:(\d+)  ", output)) for output in (demo.output, second.output)]
-    assert all(
-        re.search(rf"^  127.* \({port} is taken\)$", second.output, re.MULTILINE) for port in (1143, 1993)
-    )
-    assert len(ports[0]) == len(ports[1]) == 2
+def test_occupied_ports_are_replaced_unless_requested(folder: Path) -> None:
+    demos = [Demo(folder), Demo(folder)]
+    ports = [set(re.findall(r"127\.0\.0\.1:(\d+)[/ ]", demo.output)) for demo in demos]
+    for port in (1143, 1993):
+        assert re.search(rf"^  127.* \({port} is taken\)$", demos[1].output, re.MULTILINE)
+    assert len(ports[0]) == len(ports[1]) == 3
     assert not ports[0] & ports[1]
-    assert second.stop(signal.SIGINT)[0] == 0
-    second.close()
     result = subprocess.run(
         [*DEMO, "--port-base", min(ports[0])], capture_output=True, text=True, timeout=LIMIT_S, check=False
     )
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) in (1, 2)
     assert result.stderr.startswith("mailproxy demo: frontends.imap.bind[0]")
+    for demo in demos:
+        assert demo.stop(signal.SIGINT)[0] == 0
+        demo.close()
 
 
 @pytest.mark.slow

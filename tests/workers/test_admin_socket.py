@@ -18,6 +18,8 @@ from tests.support.ports import free_port
 from tests.support.program import TIMEOUT_S
 from tests.support.worker_group import GreetingServer, WorkerGroup, configuration, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def servers() -> Iterator[tuple[GreetingServer, GreetingServer]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.worker_group import (
     Client,
     GreetingServer,
@@ -12,6 +14,8 @@ from tests.support.worker_group import (
     greeting_servers,
     wait_until,
 )
+
+pytestmark = pytest.mark.slow
 
 CLIENT, OTHER = "192.0.2.1", "2001:db8::1"
 LIMIT, CROWD = 10, 60

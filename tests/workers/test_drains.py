@@ -22,6 +22,8 @@ from mailproxy.workers.control.worker_handle import WorkerHandle
 from mailproxy.workers.messages import Ack, CancelDrain, DrainSessions, Message
 from tests.support.worker_group import Client, WorkerGroup, configuration, greeting_servers, wait_until
 
+pytestmark = pytest.mark.slow
+
 # The program with a control process that executes the lines of a file: the admin socket is not needed.
 SCRIPT = """
 import sys

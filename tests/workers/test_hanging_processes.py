@@ -12,6 +12,8 @@ import pytest
 from mailproxy.workers.supervision.watchdog import Pulse
 from tests.support.worker_group import WorkerGroup, configuration, greeting_servers, is_running
 
+pytestmark = pytest.mark.slow
+
 DETECTION_S = 10.0  # the documented limit
 ENDLESS_LOOP = """
 import signal
@@ -78,6 +80,7 @@ def test_worker_without_state_does_not_overwrite_state(tmp_path: Path) -> None:
         text = configuration(*servers, backend="redispatch = 1").replace('check = "none"', check)
         with WorkerGroup(text, tmp_path) as group:
             group.wait_for("Server b/s1 is DOWN")
+            group.wait_for("mailproxy is ready")
             os.kill(group.children["control"], signal.SIGSTOP)
             group.kill_and_wait("worker 2")
             assert group.connect_to_worker(1).greeting == "s2"

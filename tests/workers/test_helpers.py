@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.worker_group import WorkerGroup, configuration, greeting_servers, wait_until
 
+pytestmark = pytest.mark.slow
+
 # Replaces a function by one that fails at its first calls. Each process counts its own calls.
 FAILS_AT_FIRST = """
 import importlib

@@ -1,4 +1,4 @@
-"""The layout of the shared memory over reloads, and who accepts at the sockets of workers that are gone."""
+"""The layout of the shared memory over reloads, and which worker accepts at the sockets of workers that are gone."""
 
 from __future__ import annotations
 

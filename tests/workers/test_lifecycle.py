@@ -23,6 +23,8 @@ from tests.support.worker_group import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def assert_stopped(group: WorkerGroup) -> None:
     """Assert that all processes have ended without an unexpected message."""

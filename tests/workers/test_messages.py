@@ -204,7 +204,7 @@ def test_every_message_has_example_and_table_row() -> None:
         (b'{"type":"SignalReceived","number":"soon"}', "message SignalReceived: ValueError"),
         (b'{"type":"ServerSnapshots","servers":[["b",0,"ready"]]}', "message ServerSnapshots"),
         (
-            b'{"type":"ServerSnapshots","servers":[["b",0,"away",1,null,[],"",null,1,0,false,false,null,false]]}',
+            b'{"type":"ServerSnapshots","servers":[["b",0,"away",1,null,[],"",null,1,0,false,false,null,false,[]]]}',
             "'away'",
         ),
         (b'{"type":"StickUpdates","backend":"b","entries":[1]}', "message StickUpdates"),

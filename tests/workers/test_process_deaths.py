@@ -8,6 +8,8 @@ import signal
 import threading
 from pathlib import Path
 
+import pytest
+
 from tests.support.worker_group import (
     Client,
     WorkerGroup,
@@ -16,6 +18,8 @@ from tests.support.worker_group import (
     is_running,
     wait_until,
 )
+
+pytestmark = pytest.mark.slow
 
 
 class ClientStream(threading.Thread):

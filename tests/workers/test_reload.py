@@ -26,6 +26,8 @@ from tests.support.worker_group import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def servers() -> Iterator[list[GreetingServer]]:

@@ -24,6 +24,8 @@ from tests.support.worker_group import (
     wait_until,
 )
 
+pytestmark = pytest.mark.slow
+
 MOMENTS = 10
 RELOAD_S = 0.06  # the kills are spread over this time; a reload takes 20 to 40 ms
 

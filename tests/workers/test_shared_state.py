@@ -6,7 +6,11 @@ import re
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.support.worker_group import LATE_S, Client, WorkerGroup, configuration, greeting_servers
+
+pytestmark = pytest.mark.slow
 
 
 def test_queue_is_fifo_over_both_workers(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import pytest
 from tests.support.worker_group import WorkerGroup, configuration, greeting_servers, wait_until
 from tests.workers.test_drains import CommandedGroup
 
+pytestmark = pytest.mark.slow
+
 
 def text_for(servers: list, file: Path, **options: str) -> str:  # type: ignore[type-arg]
     return configuration(*servers, backend="stick = { size = 100 }", state_file=str(file), **options)

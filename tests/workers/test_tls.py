@@ -15,6 +15,8 @@ from tests.support.program import TIMEOUT_S
 from tests.support.worker_group import WorkerGroup, configuration, greeting_servers, wait_until
 from tests.workers.test_helpers import environment
 
+pytestmark = pytest.mark.slow
+
 
 def tls_configuration(text: str, file: Path) -> str:
     return text.replace(

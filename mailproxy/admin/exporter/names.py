@@ -186,6 +186,25 @@ TLS_SESSIONS = _own(
 CERTIFICATE_EXPIRY = _own(
     "certificate_expiry_seconds", "gauge", "When the certificate ends, in seconds since 1970.", "name"
 )
+_MANAGED = ("name", "authority")
+ACME_LAST_ATTEMPT = _own(
+    "acme_last_attempt_seconds",
+    "gauge",
+    "When the last attempt to obtain the certificate began, in seconds since 1970.",
+    *_MANAGED,
+)
+ACME_LAST_SUCCESS = _own(
+    "acme_last_attempt_success", "gauge", "1 if the last attempt obtained the certificate, else 0.", *_MANAGED
+)
+ACME_FAILURES = _own(
+    "acme_failures", "gauge", "Attempts to obtain the certificate that failed in a row.", *_MANAGED
+)
+ACME_NEXT_ATTEMPT = _own(
+    "acme_next_attempt_seconds",
+    "gauge",
+    "When the next attempt to obtain the certificate is due, in seconds since 1970.",
+    *_MANAGED,
+)
 CHECK_SECONDS = _own("check_seconds", "histogram", "Time of health checks.", "proxy", "server")
 ACCEPT_PAUSES = _own(
     "accept_pauses_total",
@@ -203,7 +222,7 @@ LOOP_LAG = _own("loop_lag_seconds", "gauge", "How late tasks run, in the process
 
 OWN = (
     SESSIONS_ENDED, QUEUE_SECONDS, CONNECT_SECONDS, HANDSHAKE_SECONDS, SESSION_SECONDS, SESSION_BYTES, TLS_SESSIONS,
-    CERTIFICATE_EXPIRY, CHECK_SECONDS, ACCEPT_PAUSES, RELAY_TURNS, WORKER_RESTARTS, LOG_LINES_LOST, LOOP_LAG,
+    CERTIFICATE_EXPIRY, ACME_LAST_ATTEMPT, ACME_LAST_SUCCESS, ACME_FAILURES, ACME_NEXT_ATTEMPT, CHECK_SECONDS, ACCEPT_PAUSES, RELAY_TURNS, WORKER_RESTARTS, LOG_LINES_LOST, LOOP_LAG,
 )  # fmt: skip
 
 METRICS = (

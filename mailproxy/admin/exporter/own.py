@@ -9,6 +9,7 @@ from mailproxy.admin.exporter import names
 from mailproxy.admin.exporter.names import Metric
 from mailproxy.admin.exporter.rows import Sample
 from mailproxy.admin.target import Target
+from mailproxy.certificates.acme_status import AcmeStatus
 from mailproxy.log.end_reasons import END_REASONS
 from mailproxy.metrics import sessions as layout
 from mailproxy.metrics.figures import Figures
@@ -41,6 +42,8 @@ def own_samples(target: Target) -> Iterator[Sample]:
         yield names.TLS_SESSIONS, key, cells[0]
     for name, expiry in certificate_ends(target.certificates):
         yield names.CERTIFICATE_EXPIRY, (name,), expiry
+    for status in target.acme:
+        yield from _acme_samples(status)
     for key, cells in figures.blocks(layout.PAUSES):
         yield names.ACCEPT_PAUSES, key, cells[0]
     process: Sequence[int] = figures.sums.get((PROCESS,), (0, 0, 0))
@@ -48,6 +51,17 @@ def own_samples(target: Target) -> Iterator[Sample]:
     yield names.WORKER_RESTARTS, (), figures.sums.get((RESTARTS,), (0,))[0]
     yield names.LOG_LINES_LOST, (), process[LINES_LOST]
     yield names.LOOP_LAG, (), process[LOOP_LAG_US] / 1_000_000
+
+
+def _acme_samples(status: AcmeStatus) -> Iterator[Sample]:
+    labels = (status.file, status.authority)
+    if status.last_attempt is not None:
+        yield names.ACME_LAST_ATTEMPT, labels, status.last_attempt
+    if status.last_result:
+        yield names.ACME_LAST_SUCCESS, labels, int(status.last_result == "ok")
+    yield names.ACME_FAILURES, labels, status.failures
+    if status.next_attempt is not None:
+        yield names.ACME_NEXT_ATTEMPT, labels, status.next_attempt
 
 
 def histograms(figures: Figures) -> Iterator[HistogramSample]:

@@ -6,6 +6,7 @@ where ``admin.http`` is set.
 Modules, in reading order:
     token: the token that commands need.
     sockets: opens the socket of ``admin.http``.
+    advice: what `mailproxy check` would say about the configuration in use.
     status: the proxy as JSON.
     guard: what every request must pass: host, token, size.
     app: the pages. The files of the status page are in the folder page.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
 
@@ -29,7 +27,7 @@ from mailproxy.proxy.supervise import log_failure
 _HELPER = "HTTP"
 _COMMAND_BYTES_MAX = 16 * 1024  # as a line of the admin socket
 _BODY_TIMEOUT_S = 10.0
-# However many browsers and scrapers ask, the figures are collected and written this often.
+# However many browsers ask for the status, it is made this often.
 _CACHED_S = 1.0
 _DENIED = "Permission denied"
 _TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8",
@@ -48,20 +46,16 @@ class _Cached:
 
     make: _MakeBody
     _body: tuple[bytes, str] = (b"", "")
-    _etag: str = ""
     _made_at: float = -_CACHED_S
     _lock: trio.Lock = field(factory=trio.Lock)
 
-    async def respond(self, request: Request) -> Response:
+    async def respond(self, _: Request) -> Response:
         async with self._lock:
             if trio.current_time() >= self._made_at + _CACHED_S:
                 self._body = await self.make()
                 self._made_at = trio.current_time()
-                self._etag = f'"{hashlib.sha256(self._body[0]).hexdigest()[:24]}"'
-            (body, content_type), etag = self._body, self._etag
-        if request.headers.get("if-none-match") == etag:
-            return Response(status_code=304, headers={"etag": etag})
-        return Response(body, headers={"content-type": content_type, "etag": etag})
+            body, content_type = self._body
+        return Response(body, headers={"content-type": content_type})
 
 
 class Pages:
@@ -129,8 +123,7 @@ class Pages:
     async def _make_status(self) -> tuple[bytes, str]:
         await self._refresh()
         recent = await self._history.target.recent(EVENTS_MAX, with_sessions=True)
-        status = self._status.describe(recent, self._not_ready())
-        return json.dumps(status, separators=(",", ":")).encode(), "application/json"
+        return await self._status.write(recent, self._not_ready()), "application/json"
 
     async def _refresh(self) -> None:
         await self._history.target.refresh()

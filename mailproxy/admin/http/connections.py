@@ -7,7 +7,7 @@ from collections import OrderedDict
 import trio
 
 _WRITE_TIMEOUT_S = 10.0
-_HTTP2 = b"PRI * HTTP/2.0"
+_HTTP2 = b"PRI "
 
 
 class Connection(trio.abc.HalfCloseableStream):
@@ -40,10 +40,11 @@ class Connection(trio.abc.HalfCloseableStream):
         await self._stream.send_eof()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive. HTTP/2 in clear, which the server would speak, is refused: its limits are others."""
+        """Receive. HTTP/2 in clear, which the server would speak, is refused at the start of a connection."""
         data = bytes(await self._stream.receive_some(max_bytes))
         self._connections.touch(self)
-        if self._is_first and data.startswith(_HTTP2[: len(data)]):
+        if self._is_first and data.startswith(_HTTP2):
+            self.close()
             return b""
         self._is_first = False
         return data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 
 from mailproxy.admin.history import History
+from mailproxy.admin.http.advice import CurrentAdvice
 from mailproxy.admin.http.app import Pages
 from mailproxy.admin.http.server import HttpServer
 from mailproxy.admin.http.sockets import HttpListener
@@ -16,10 +17,11 @@ from mailproxy.proxy.supervise import supervise
 
 async def run_http(history: History, listener: HttpListener, log: Log) -> None:
     """Serve HTTP until cancelled."""
-    series = Series(history.target)
-    pages = Pages(Status(history, series, listener.advice), listener, log)
+    series, advice = Series(history.target), CurrentAdvice(history.target, listener)
+    pages = Pages(Status(history, series, advice), listener, log)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(supervise, log, "series", _fill, series)
+        nursery.start_soon(supervise, log, "advice", advice.run)
         await HttpServer(pages.app(), listener, log).run()
 
 

@@ -21,6 +21,7 @@ from mailproxy.proxy.supervise import contained
 _HELPER = "HTTP"
 _CONNECTIONS_MAX = 100  # of the 200 descriptors that sessions leave
 _HEADER_BYTES_MAX = 16 * 1024
+_HTTP2_STREAMS_MAX = 10
 _HEADER_TIMEOUT_S = 10  # for a request's header to be complete, and between two requests
 _ACCEPT_RETRY_S = 0.1
 _REQUESTS_PER_CONNECTION = 1000
@@ -83,6 +84,9 @@ class HttpServer:
 def _configuration() -> HypercornConfig:
     config = HypercornConfig()
     config.h11_max_incomplete_size = _HEADER_BYTES_MAX
+    # The server also speaks HTTP/2 if a client asks to upgrade, as curl --http2 does.
+    config.h2_max_header_list_size = _HEADER_BYTES_MAX
+    config.h2_max_concurrent_streams = _HTTP2_STREAMS_MAX
     config.keep_alive_timeout = _HEADER_TIMEOUT_S
     config.ssl_handshake_timeout = _HEADER_TIMEOUT_S
     config.keep_alive_max_requests = _REQUESTS_PER_CONNECTION

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
@@ -20,6 +20,9 @@ from mailproxy.net.tls.terminator import Terminator
 
 _BACKLOG = 1024
 
+Advise = Callable[[Config, CertificateStore], Sequence[Fault]]
+"""Returns what ``mailproxy check`` would say about a configuration and its TLS files. It may block on files."""
+
 
 @frozen(eq=False)
 class HttpListener:
@@ -31,7 +34,9 @@ class HttpListener:
         is_local: Whether only this machine's users reach it.
         terminator: Terminates TLS; None for clear text.
         token: What clients need for commands, and everywhere if others reach the address; None without commands.
-        advice: What ``mailproxy check`` would say about the configuration.
+        advise: Returns the advice about a later configuration.
+        advised: The configuration at the start, and its TLS files.
+        advice: The advice about these, which was made before privileges were dropped.
     """
 
     socket: socket.socket
@@ -39,7 +44,9 @@ class HttpListener:
     is_local: bool
     terminator: Terminator | None
     token: str | None
-    advice: Sequence[Fault] = ()
+    advise: Advise
+    advised: tuple[Config, CertificateStore]
+    advice: Sequence[Fault]
 
     @property
     def passed(self) -> PassedSocket:
@@ -56,9 +63,15 @@ class HttpListener:
 
 
 def open_http(
-    config: Config, store: CertificateStore, advice: Sequence[Fault], passed: PassedSockets
+    config: Config, store: CertificateStore, advise: Advise, passed: PassedSockets
 ) -> HttpListener | None:
     """Listen on ``admin.http``, if it is set, with the socket that was passed if there is one.
+
+    Args:
+        config: The configuration.
+        store: Its TLS files.
+        advise: Returns the advice about a configuration.
+        passed: Sockets that another process has passed.
 
     Raises:
         ConfigError: It cannot be listened on, or the token cannot be read.
@@ -74,6 +87,7 @@ def open_http(
         token = read_token(admin.token_file) if admin.token_file is not None else None
     except (OSError, ValueError) as error:
         raise config.error([Fault(ROOT_PATH / "admin" / "token_file", str(error))]) from None
+    advice = advise(config, store)
     adopted = passed.take_for_admin(str(admin.http))
     try:
         sock = adopted.socket if adopted is not None else _listen(admin.http)
@@ -81,7 +95,9 @@ def open_http(
         fact = f"cannot listen on {admin.http}: {error.strerror or error}"
         raise config.error([Fault(ROOT_PATH / "admin" / "http", fact)]) from None
     terminator = store.terminators[admin.tls] if admin.tls is not None else None
-    return HttpListener(sock, str(admin.http), admin.is_http_local, terminator, token, advice)
+    return HttpListener(
+        sock, str(admin.http), admin.is_http_local, terminator, token, advise, (config, store), advice
+    )
 
 
 def _listen(address: TcpAddress) -> socket.socket:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import trio
 from attrs import define
 
+from mailproxy.address import unmap_ipv4
 from mailproxy.admin.exporter.rows import server_state
 from mailproxy.admin.history import PROCESS, History, backend_key, frontend_key, server_key
+from mailproxy.admin.http.advice import CurrentAdvice
 from mailproxy.admin.runtime.show.stat import server_address, server_status
 from mailproxy.admin.series import INTERVAL_S, Series
 from mailproxy.admin.target import Recent
+from mailproxy.certificates.acme_status import AcmeStatus
 from mailproxy.config import Config
 from mailproxy.errors import Fault
 from mailproxy.log import EventRecord, SessionRecord
+from mailproxy.log.end_reasons import INTERNAL_ERROR, UNTRUSTED, Phase
 from mailproxy.log.events import SESSION_FAULT
 from mailproxy.metrics.process import LINES_LOST, LOOP_LAG_US, RESTARTS
 from mailproxy.metrics.process import PROCESS as PROCESS_BLOCK
@@ -24,6 +30,7 @@ from mailproxy.metrics.recent import RECENT_MAX, has_failed
 from mailproxy.metrics.traffic import Traffic
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
+from mailproxy.proxy.client_limits import client_network
 from mailproxy.version import __version__
 
 EVENTS_MAX = 50
@@ -39,36 +46,46 @@ class Status:
     Attributes:
         history: That of the proxy.
         series: Its last hour.
-        advice: What ``mailproxy check`` reports about the configuration, as of the start.
+        advice: What ``mailproxy check`` reports about the configuration.
     """
 
     history: History
     series: Series
-    advice: Sequence[Fault] = ()
+    advice: CurrentAdvice
 
-    def describe(self, recent: Recent, ready: Sequence[str]) -> Json:
-        """Return the proxy as JSON.
+    async def write(self, recent: Recent, not_ready: Sequence[str]) -> bytes:
+        """Return the proxy as the text of a JSON object.
 
         Args:
             recent: What was logged last.
-            ready: Why the proxy is not ready; empty if it is.
+            not_ready: Why the proxy is not ready; empty if it is.
         """
+        text = _to_json(self._describe(recent, not_ready))
+        backends = []
+        # Written at once, a thousand servers would keep sessions waiting for 80 ms.
+        for name, backend in tuple(self.history.target.backends.items()):
+            backends.append(f"{_to_json(name)}:{_to_json(self._backend(backend))}")
+            await trio.lowlevel.checkpoint()
+        return f'{text[:-1]},"backends":{{{",".join(backends)}}}}}'.encode()
+
+    def _describe(self, recent: Recent, not_ready: Sequence[str]) -> Json:
+        """Return everything but the backends."""
         target, failures = self.history.target, filter(has_failed, recent.sessions)
         return {
             "time": round(time.time(), 3),
-            "process": self._process(ready),
+            "process": self._process(not_ready),
             "frontends": {name: self._frontend(name) for name in target.config.frontends},
-            "backends": {name: self._backend(backend) for name, backend in target.backends.items()},
             "workers": [
                 {"name": each.name, "pid": each.pid, "ready": each.is_ready, "responsive": each.is_responsive}
                 for each in target.processes
             ],
             "certificates": self._certificates(),
+            "acme": [_managed(each) for each in self.history.target.acme],
             "drains": [
                 {"what": each.what, "left": each.left, "idle": each.idle, "seconds": round(each.seconds, 1)}
                 for each in target.drains.statuses()
             ],
-            "advice": [_advice(target.config, fault) for fault in self.advice],
+            "advice": [_advice(target.config, fault) for fault in self.advice.faults],
             "events": [_event(each) for each in reversed(recent.events) if each.event is not SESSION_FAULT],
             "recent_ends": [_end(each) for each in _newest(recent.sessions)],
             "recent_failures": [_end(each) for each in _newest(failures)],
@@ -79,7 +96,7 @@ class Status:
             },
         }
 
-    def _process(self, ready: Sequence[str]) -> Json:
+    def _process(self, not_ready: Sequence[str]) -> Json:
         target, history = self.history.target, self.history
         trend, total = history.trend(PROCESS), target.figures.total()
         vitals = target.figures.sums.get((PROCESS_BLOCK,), (0, 0, 0))
@@ -88,8 +105,8 @@ class Status:
             "version": __version__,
             "started": round(time.time() - uptime),
             "uptime_seconds": int(uptime),
-            "ready": not ready,
-            "not_ready": list(ready),
+            "ready": not not_ready,
+            "not_ready": list(not_ready),
             "stopping": target.is_stopping,
             "sessions": target.sessions,
             "max_sessions": target.max_sessions,
@@ -126,7 +143,7 @@ class Status:
         }
 
     def _backend(self, backend: Backend) -> Json:
-        traffic = self.history.target.backend_traffic(backend)
+        traffic = self.history.target.figures.backend(backend.name)
         return {
             "state": "UP" if backend.pool.has_usable_server else "DOWN",
             "balance": backend.config.balance,
@@ -141,7 +158,10 @@ class Status:
 
     def _server(self, backend: Backend, server: BackendServer) -> Json:
         target, outcome = self.history.target, server.last_check
-        counts, traffic = target.server_counts(backend, server), target.server_traffic(backend, server)
+        counts, traffic = (
+            target.server_counts(backend, server),
+            target.figures.server(backend.name, server.name),
+        )
         changed = server.changed_at if server.changed_at is not None else self.history.started_at
         check = None
         if outcome is not None and server.health is not None:
@@ -187,6 +207,29 @@ class Status:
         ]
 
 
+def _managed(status: AcmeStatus) -> Json:
+    return {
+        "names": list(status.names),
+        "key_type": status.key_type,
+        "authority": status.authority,
+        "file": status.file,
+        "not_after": _whole(status.expiry),
+        "last_attempt": _whole(status.last_attempt),
+        "last_result": status.last_result,
+        "next_attempt": _whole(status.next_attempt),
+        "failures": status.failures,
+        "is_running": status.is_running,
+    }
+
+
+def _whole(moment: float | None) -> int | None:
+    return None if moment is None else int(moment)
+
+
+def _to_json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
 def _traffic(traffic: Traffic) -> Json:
     return {
         "sessions_total": traffic.sessions,
@@ -217,14 +260,31 @@ def _newest(records: Iterable[SessionRecord]) -> list[SessionRecord]:
 def _end(record: SessionRecord) -> Json:
     """Describe a session that has ended. Without the client's address: every user of the machine may read it."""
     assert record.end is not None  # noqa: S101 - it has ended
-    detail = str(record.detail).replace(record.client.rpartition(":")[0] or "\0", "the client")
     return {
         "time": _ended_at(record), "id": f"{record.id:x}",
         "frontend": record.frontend, "backend": record.backend, "server": record.server,
-        "end": record.end.name, "reason": record.end.meaning.replace("`", ""), "detail": detail[:_DETAIL_MAX],
+        "end": record.end.name, "reason": record.end.meaning.replace("`", ""), "detail": _detail(record)[:_DETAIL_MAX],
         "failed": has_failed(record), "milliseconds": record.total_ms,
         "bytes_in": record.bytes_in, "bytes_out": record.bytes_out,
     }  # fmt: skip
+
+
+def _detail(record: SessionRecord) -> str:
+    """Return the detail of an end, without the client's address and its network."""
+    detail = str(record.detail)
+    if record.end is INTERNAL_ERROR or (record.phase is Phase.HEADER and record.end is not UNTRUSTED):
+        return ""  # it may quote what was received
+    for host in _client_names(record.client):
+        detail = detail.replace(host, "the client")
+    return detail
+
+
+def _client_names(client: str) -> list[str]:
+    """Return what a client can be called in a detail, the longest name first."""
+    host = client.rpartition(":")[0]
+    bare = host.strip("[]").partition("%")[0]
+    names = {host, bare, unmap_ipv4(bare), client_network(bare)}
+    return sorted(names - {""}, key=len, reverse=True)
 
 
 def _advice(config: Config, fault: Fault) -> Json:

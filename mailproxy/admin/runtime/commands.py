@@ -76,6 +76,7 @@ _ALWAYS = (
     Command("quit", _USER, general.leave, "disconnect"),
 )
 COMMANDS: tuple[Command, ...] = (
+    Command("acme status", _USER, certificates.acme_status, "report certificates by ACME, and their next attempts"),
     Command("cancel drain frontend <frontend>", _ADMIN, drains.cancel_drain_frontend, "let its sessions go on"),
     Command("cancel drain server <bk>/<srv>", _OPERATOR, drains.cancel_drain_server, "let its sessions go on"),
     Command("clear counters [all]", _OPERATOR, general.clear_counters, "clear max statistics counters (or all counters)"),

@@ -25,7 +25,7 @@ def conditions_to_accept(
         The conditions; none if the bind always accepts.
     """
     yield from _conditions_on_header(server, target, name)
-    if target.mode == "forward" or server.tls is not None:
+    if target.mode in ("forward", "starttls") or server.tls is not None:
         return
     if frontend.terminates_tls(session_bind):
         yield f"if it had tls, which {name} waits for"

@@ -35,9 +35,11 @@ _UNTUNED = "not here, because nothing needs it: buffers and limits follow the ma
 _AUTOMATIC = "not here, because nothing needs it: splice and buffers are automatic"
 _TUNNEL = "not here, because a session is a tunnel from its beginning: timeouts of client and server hold"
 _HTTP = "not here, because HTTP is not served: mail protocols only"
-_LATER = "not here yet: show stat of the admin socket has the figures, and exporters read them"
+_METRICS = "admin.http: Prometheus reads /metrics there; metrics.haproxy_names adds HAProxy's names"
 _OPENSSL = "not here, because OpenSSL's own choice is right for mail clients of today"
 _TCP = "not here, because every session is TCP: protocol says what is spoken, and a bind's mode what becomes of TLS"
+
+_OCSP = "not here, because Python's ssl cannot staple OCSP responses (it has no status callback), and Let's Encrypt has ended OCSP"
 
 # Unknown keys, with underscores for dashes and blanks, and without HAProxy's "option".
 WORDS: Mapping[str, Hint] = {
@@ -115,8 +117,8 @@ WORDS: Mapping[str, Hint] = {
     "stats_socket": _everywhere("admin.socket, or [[admin.sockets]] with path, mode, user, group and level"),
     "stats_timeout": _everywhere("not here: 10s, and set timeout cli for one conversation"),
     "runtime_api": _everywhere("admin.socket: the path of a socket for runtime commands"),
-    "prometheus": _everywhere(_LATER),
-    "metrics": _everywhere(_LATER),
+    "prometheus": _everywhere(_METRICS),
+    "metrics": _everywhere(_METRICS),
     "unix_bind": _everywhere("bind.unix_mode, with unix_user and unix_group"),
     # the log
     "tcplog": Hint('log.format = "tcplog"'),
@@ -157,12 +159,13 @@ WORDS: Mapping[str, Hint] = {
     "mail_max_userip_connections": Hint("frontend.max_sessions_per_client"),
     "ssl_preread": Hint('frontend.routes with sni, on a bind with mode = "passthrough"'),
     "auth_http": Hint("not here, because no login is read: routes go by name, client and port"),
-    "imap_capabilities": Hint("not here, because the server's own capabilities are passed on"),
+    **dict.fromkeys(("imap_capabilities", "pop3_capabilities", "smtp_capabilities"), Hint("frontend.capabilities")),
+    "smtp_greeting_delay": Hint("frontend.greeting_delay"),
     "starttls": Hint(
-        "not here yet: no bind upgrades its sessions with STARTTLS so far",
-        'not here yet: sessions with servers have no STARTTLS so far; the tls of a check takes mode = "starttls"',
+        'bind.mode = "starttls"',
+        'backend.tls with mode = "starttls"',
     ),
-    "xclient": _everywhere("not here yet: give send_proxy to servers that take PROXY headers"),
+    "xclient": _everywhere('backend.identity = "xclient"'),
     "timeout": Hint("frontend.timeouts", "backend.timeouts"),
     "timeout_client": Hint("frontend.timeouts.client"),
     "timeout_server": Hint("backend.timeouts.server", "backend.timeouts.server", "backend.timeouts.server"),
@@ -198,7 +201,7 @@ WORDS: Mapping[str, Hint] = {
     "ip_hash": Hint(server='backend.balance = "source"'),
     "hash_type": Hint(server="not here, because source is always consistent"),
     "hash_balance_factor": Hint(server="not here, because source sends each client to one server; leastconn evens the load"),
-    "allbackups": Hint(server="not here, because one backup serves at a time, as in HAProxy without it"),
+    "allbackups": Hint(server="backend.all_backups"),
     "fullconn": Hint(server="not here: give servers max_sessions"),
     "minconn": Hint(server="server.max_sessions, a fixed one"),
     "maxqueue": Hint(server="backend.max_queue"),
@@ -292,8 +295,8 @@ WORDS: Mapping[str, Hint] = {
     "no_sslv3": Hint("frontend.tls.min_version; SSLv3 and TLS below 1.2 are always off"),
     "no_tlsv10": Hint("frontend.tls.min_version; SSLv3 and TLS below 1.2 are always off"),
     "no_tlsv11": Hint("frontend.tls.min_version; SSLv3 and TLS below 1.2 are always off"),
-    "ocsp": Hint("not here, because OpenSSL's stapling cannot be reached from Python; mail clients do not ask for it"),
-    "ssl_stapling": Hint("not here, because OpenSSL's stapling cannot be reached from Python; mail clients do not ask for it"),
+    "ocsp": _everywhere(_OCSP),
+    "ssl_stapling": _everywhere(_OCSP),
     "ktls": Hint(_UNTUNED),
     # servers and checks
     "send_proxy": Hint(server='backend.send_proxy = "v1"'),

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 from attrs import frozen
 
-from mailproxy.address import TcpAddress, UnixAddress
+from mailproxy.address import DescriptorAddress, TcpAddress, UnixAddress
 from mailproxy.config import model
 from mailproxy.config.check_plan import matches_all, may_match
 from mailproxy.config.lint.acceptance import conditions_to_accept
@@ -77,8 +77,9 @@ def find_loops(
         backends: All backends.
         is_local: Whether an address is one of this machine, so that a bind to all addresses listens there.
     """
+    binds = _index(frontends)
     all_edges = {
-        (name, index): list(_edges(frontend, index, frontends, backends, is_local))
+        (name, index): list(_edges(frontend, index, binds, backends, is_local))
         for name, frontend in frontends.items()
         for index in range(len(frontend.bind))
     }
@@ -121,23 +122,35 @@ def _loop(chain: list[_Node], edges: tuple[_Edge, ...]) -> Loop:
     )
 
 
+_Key = int | UnixAddress | DescriptorAddress | None
+
+
+def _index(frontends: Mapping[str, model.Frontend]) -> Mapping[_Key, list[tuple[_Node, model.Bind]]]:
+    """Return all binds by port, or by address for Unix sockets. So a server is compared with few of them."""
+    binds: dict[_Key, list[tuple[_Node, model.Bind]]] = {}
+    for frontend in frontends.values():
+        for number, own in enumerate(frontend.bind):
+            key = own.address.port if isinstance(own.address, TcpAddress) else own.address
+            binds.setdefault(key, []).append(((frontend.name, number), own))
+    return binds
+
+
 def _edges(
     frontend: model.Frontend,
     index: int,
-    frontends: Mapping[str, model.Frontend],
+    binds: Mapping[_Key, list[tuple[_Node, model.Bind]]],
     backends: Mapping[str, model.Backend],
     is_local: IsLocal,
 ) -> Iterator[_Edge]:
     """Yield the connections from one bind of a frontend to the binds of all frontends."""
     bind = frontend.bind[index]
     port = bind.address.port if isinstance(bind.address, TcpAddress) else None
-    nodes = [
-        ((other.name, number), own) for other in frontends.values() for number, own in enumerate(other.bind)
-    ]
     for name, is_certain in _backends_of(frontend, bind, port or None):
         unrouted = () if is_certain else ("unless a route takes them elsewhere",)
         for server_index, server in enumerate(backends[name].servers if name in backends else ()):
-            for node, own in nodes:
+            address = server.address
+            key = (address.port or port) if isinstance(address, TcpAddress) else address
+            for node, own in binds.get(key, ()):
                 if not _is_same(server.address, own, port, is_local):
                     continue
                 accepting = conditions_to_accept(server, frontend, bind, own, str(bind_path(*node)))

@@ -19,7 +19,7 @@ _TITLES = {
     "a frontend": model.Frontend, "a frontend's timeouts": model.FrontendTimeouts, "a frontend's tls": model.FrontendTls,
     "max_session_rate_per_client": model.SessionRate, "a bind": model.Bind, "a route": model.Route, "a backend": model.Backend,
     "a backend's timeouts": model.BackendTimeouts, "a backend's tls": model.ServerTls, "a server": model.Server,
-    "a check": model.Check, "stick": model.Stick, "[process]": model.Process, "[log]": model.Log,
+    "a check": model.Check, "stick": model.Stick, "[process]": model.Process, "[acme.NAME]": model.Acme, "[log]": model.Log,
     "[tracing]": model.Tracing,
 }  # fmt: skip
 

@@ -6,6 +6,7 @@ documentation and the manual page are all made from it (``config.fields`` reads 
 Modules, one for each section of the file:
     setting: How a key is declared.
     process: ``[process]``, ``[admin]`` and ``[metrics]``.
+    acme: ``[acme.NAME]``.
     log: ``[log]``.
     tracing: ``[tracing]``.
     frontend: ``[frontends.NAME]`` with binds, routes and limits.
@@ -21,6 +22,7 @@ from collections.abc import Iterable
 
 from attrs import field, frozen
 
+from mailproxy.config.model.acme import Acme, AcmeDns, AcmeEab, KeyType, Rfc2136
 from mailproxy.config.model.backend import (
     INHERITED_BY_SERVERS,
     Backend,
@@ -51,9 +53,9 @@ from mailproxy.config.source.source_map import SourceMap
 from mailproxy.errors import ConfigError, Fault
 
 __all__ = [
-    "INHERITED_BY_SERVERS", "Admin", "AdminSocket", "Backend", "BackendTimeouts", "Balance", "Bind", "BindMode", "CertificateFiles", "Check",
-    "CheckType", "Config", "Connect", "Facility", "Frontend", "FrontendTimeouts", "FrontendTls", "KeepAlive", "Log", "LogOutput", "Metrics",
-    "Observe", "OnMarkedDown", "Process", "Protocol", "Route", "SendProxy", "Server", "ServerState", "ServerTls", "SessionRate",
+    "INHERITED_BY_SERVERS", "Acme", "AcmeDns", "AcmeEab", "Admin", "AdminSocket", "Backend", "BackendTimeouts", "Balance", "Bind", "BindMode", "CertificateFiles", "Check",
+    "CheckType", "Config", "Connect", "Facility", "Frontend", "FrontendTimeouts", "FrontendTls", "KeepAlive", "KeyType", "Log", "LogOutput", "Metrics",
+    "Observe", "OnMarkedDown", "Process", "Protocol", "Rfc2136", "Route", "SendProxy", "Server", "ServerState", "ServerTls", "SessionRate",
     "Step", "Stick", "Tlv", "Tracing",
 ]  # fmt: skip
 
@@ -72,6 +74,7 @@ class Config:
     tracing: Tracing = setting("sessions as spans of OpenTelemetry", Tracing)
     admin: Admin = setting("admin socket and HTTP", Admin)
     metrics: Metrics = setting("what Prometheus gets", Metrics)
+    acme: dict[str, Acme] = setting("where certificates are obtained", dict)
     frontends: dict[str, Frontend] = setting("where clients connect", dict)
     backends: dict[str, Backend] = setting("where sessions go", dict)
     source: str = setting("the file's name", "")

@@ -29,11 +29,13 @@ from mailproxy.config.values import (
 Balance = Literal["leastconn", "roundrobin", "source", "first", "random"]
 OnMarkedDown = Literal["none", "shutdown-sessions"]
 Observe = Literal["none", "connect"]
+Identity = Literal["proxy", "xclient", "id", "none"]
 ServerState = Literal["ready", "drain", "maint"]
 
 _OF_THE_BACKEND = "the backend's"
 _SEND_PROXY = "PROXY header to send before all other bytes"
 _SEND_PROXY_TLVS = "TLVs of a PROXY header of version 2, beside the safe default"
+_IDENTITY = "how a server learns the client's address"
 _FORWARD_TLVS = "pass on the TLVs of a PROXY header that the client's side received"
 _ON_MARKED_DOWN = "what happens to the sessions of a server that goes down"
 _OBSERVE = "which failed sessions count towards a failed check"
@@ -46,6 +48,9 @@ class BackendTimeouts:
     """Timeouts on the servers' side."""
 
     connect: PositiveSeconds = setting("for connecting and the TLS handshake together", PositiveSeconds(5.0))
+    greeting: PositiveSeconds = setting(
+        "for the dialogue before a session is joined: greeting, STARTTLS, identity", PositiveSeconds(60.0)
+    )
     queue: PositiveSeconds = setting("for waiting in the queue of a server or backend", PositiveSeconds(60.0))
     server: PositiveSeconds = setting(
         "idle timeout: no byte from or to the server", None, default_text="31m for imap and tcp, else 10m"
@@ -83,6 +88,7 @@ class Server:
     send_proxy: SendProxy | None = setting(_SEND_PROXY, None, default_text=_OF_THE_BACKEND)
     send_proxy_tlvs: tuple[Tlv, ...] = setting(_SEND_PROXY_TLVS, (), default_text=_OF_THE_BACKEND)
     forward_tlvs: bool = setting(_FORWARD_TLVS, False, default_text=_OF_THE_BACKEND)
+    identity: Identity = setting(_IDENTITY, "proxy", default_text=_OF_THE_BACKEND)
     keepalive: KeepAlive | bool = setting("TCP keep-alive", False, default_text=_OF_THE_BACKEND)
     source: SourceAddress | None = setting("local address of connections", None, default_text=_OF_THE_BACKEND)
     check: Check | None = setting("health checks; false: none", None, default_text=_OF_THE_BACKEND)
@@ -106,7 +112,7 @@ class Server:
 
 # The keys that a server inherits from its backend.
 INHERITED_BY_SERVERS = (
-    "tls", "send_proxy", "send_proxy_tlvs", "forward_tlvs", "keepalive", "source", "check", "stick", "on_marked_down", "observe",
+    "tls", "send_proxy", "send_proxy_tlvs", "forward_tlvs", "identity", "keepalive", "source", "check", "stick", "on_marked_down", "observe",
     "error_limit", "error_clients",
 )  # fmt: skip
 
@@ -136,6 +142,9 @@ class Backend:
         details="Sessions that are not sticky go to another server with each retry. Of a sticky session, `true` is the last "
         "retry, and a number n is every n-th. With `false`, all retries go to the same server.",
     )
+    all_backups: bool = setting(
+        "use all backups while all other servers are down, and not only the first backup that is up", False
+    )
     timeouts: BackendTimeouts = setting("timeouts on the servers' side", BackendTimeouts)
     max_queue: Count = setting("sessions in the queue; more are rejected; 0: no limit", Count(0))
     send_proxy: SendProxy | None = setting(
@@ -146,6 +155,13 @@ class Backend:
     )
     send_proxy_tlvs: tuple[Tlv, ...] = setting(_SEND_PROXY_TLVS, ())
     forward_tlvs: bool = setting(_FORWARD_TLVS, False)
+    identity: Identity = setting(
+        _IDENTITY,
+        "proxy",
+        details="With `proxy`, `send_proxy` decides. `xclient` sends XCLIENT, and `id` the ID command of IMAP, to a server that "
+        "trusts the proxy. `none` sends nothing. With all but `proxy`, what clients send under these names is refused until a "
+        "login has succeeded.",
+    )
     tls: ServerTls | None = setting("TLS towards the servers; without it, connections are in clear", None)
     stick: Stick | None = setting("stick table: clients return to the server that they had", None)
     on_marked_down: OnMarkedDown = setting(

@@ -14,6 +14,7 @@ from mailproxy.config.values import (
     Account,
     AlpnName,
     Count,
+    Line,
     Mode,
     Name,
     Network,
@@ -23,6 +24,7 @@ from mailproxy.config.values import (
     ProxySource,
     RateCount,
     RatePeriod,
+    Seconds,
     SniPatterns,
 )
 
@@ -41,7 +43,7 @@ class FrontendTimeouts:
         "for the ClientHello and the TLS handshake together", PositiveSeconds(10.0)
     )
     negotiation: PositiveSeconds = setting(
-        "from the greeting to STARTTLS", PositiveSeconds(180.0), supported=(180.0,)
+        "from the greeting to STARTTLS, on binds that upgrade their sessions", PositiveSeconds(180.0)
     )
     half_closed: PositiveSeconds = setting(
         "idle timeout of one side after the other has closed", PositiveSeconds(60.0)
@@ -61,9 +63,15 @@ class Bind:
     mode: BindMode = setting(
         "what happens to the bytes of sessions",
         "forward",
-        supported=("forward", "passthrough", "tls"),
         details="`forward` relays them as they are. `passthrough` relays TLS without decrypting it, and waits for the "
-        "ClientHello first. `tls` terminates TLS here. `starttls` upgrades sessions to TLS here.",
+        "ClientHello first. `tls` terminates TLS here. `starttls` greets clients in clear text and upgrades them here.",
+    )
+    starttls_required: bool | None = setting(
+        "with mode `starttls`: serve no client that does not upgrade",
+        None,
+        default_text="true, for protocol smtp false",
+        details="With `false`, a client that does not upgrade is joined to a server in clear text. On port 25 that is what RFC "
+        "3207, section 4, wants.",
     )
     accept_proxy: tuple[ProxySource, ...] = setting(
         "networks whose connections must begin with a PROXY header",
@@ -104,7 +112,12 @@ class Route:
     alpn: tuple[AlpnName, ...] = setting(
         "condition: the client offers one of these application protocols", ()
     )
-    client: tuple[Network, ...] = setting("condition: the client's address is in one of these networks", ())
+    client: tuple[Network, ...] = setting(
+        "condition: the client's address is in one of these networks",
+        (),
+        details='`"file:PATH"` means the networks of a file, one in each line. It is read at the start and at each '
+        "reload.",
+    )
     port: tuple[Port, ...] = setting("condition: the client connected to one of these ports", ())
     backend: Name | None = setting("backend for sessions that match", None)
     reject: bool = setting("reject sessions that match", False)
@@ -152,6 +165,32 @@ class Frontend:
     max_sessions_per_client_exempt: tuple[Network, ...] = setting(
         "networks whose clients neither limit per client applies to", ()
     )
+    greeting: Line | None = setting(
+        "text of greetings that the proxy gives itself", None, default_text="ready."
+    )
+    refusal: Line | None = setting(
+        "text of the line with which a session is refused", None, default_text="depends on the reason"
+    )
+    goodbye: Literal["always", "when-known", "never"] = setting(
+        "when a session that the proxy ends gets a last line in its protocol",
+        "when-known",
+        details="The line is sent where the server's last response is complete. `when-known` does it where the client's TLS "
+        "ends here, or the client was greeted here. `always` also does it where clear text is forwarded.",
+    )
+    capabilities: tuple[Line, ...] = setting(
+        "what is announced before TLS",
+        (),
+        default_text="what the health check has learnt from a server",
+        details="One capability with its arguments is one string, such as `SIZE 52428800`. What logs in is left out, and "
+        "STARTTLS is added.",
+    )
+    greeting_delay: Seconds = setting("wait before the greeting of SMTP, submission and LMTP", Seconds(0.0))
+    early_talkers: Literal["refuse", "count"] = setting(
+        "clients that send something during `greeting_delay`",
+        "refuse",
+        details="`refuse` ends the session with 554. `count` counts it as one of `max_errors`.",
+    )
+    max_errors: Positive = setting("bad commands before TLS; the last one ends the session", 10)
     timeouts: FrontendTimeouts = setting("timeouts on the client's side", FrontendTimeouts)
     log_null: bool = setting("log sessions that the client ends before it sends a byte", False)
     log_start: bool = setting("also log a line when a session is connected", False)
@@ -171,8 +210,12 @@ class Frontend:
         names = (self.backend, *(route.backend for route in self.routes))
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
+    def requires_starttls(self, bind: Bind) -> bool:
+        """Whether a client of this bind must upgrade."""
+        return self.protocol != "smtp" if bind.starttls_required is None else bind.starttls_required
+
     def terminates_tls(self, bind: Bind) -> bool:
         """Whether TLS of sessions may be terminated at this bind, by its mode or by that of a route."""
-        return bind.mode == "tls" or (
+        return bind.mode in ("tls", "starttls") or (
             bind.mode == "passthrough" and any(route.mode == "tls" for route in self.routes)
         )

@@ -8,7 +8,7 @@ from typing import Literal
 from attrs import frozen
 
 from mailproxy.config.model.setting import setting
-from mailproxy.config.values import AlpnName, HostName, ServerTlsMode, Text
+from mailproxy.config.values import AlpnName, CertificateNames, HostName, Name, ServerTlsMode, Text
 
 TlsVersion = Literal["1.2", "1.3"]
 
@@ -37,6 +37,10 @@ class FrontendTls:
         "PEM files, or folders of them",
         (),
         details="The client's server name selects the certificate. The first one is the default.",
+    )
+    acme: Name | None = setting("the `[acme.NAME]` table whose authority issues certificates", None)
+    names: CertificateNames | None = setting(
+        "the DNS names of these certificates; routes: those of the frontend's routes", None
     )
     key: Path | None = setting(
         "private key of the only certificate file",
@@ -71,7 +75,7 @@ class ServerTls:
     mode: ServerTlsMode = setting(
         "TLS from the first byte (implicit), or after STARTTLS on a clear port",
         "implicit",
-        details="This version supports `starttls` in checks of mail protocols only.",
+        details="`starttls` needs a mail protocol. A server that does not offer STARTTLS is not used in clear text.",
     )
     verify: Literal["required", "chain", "none"] = setting(
         "verify chain and name (required), the chain alone, or nothing", "required"

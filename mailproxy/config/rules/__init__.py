@@ -9,4 +9,5 @@ Modules:
     check_rules: Health checks, passive health and stick tables.
     address_rules: Addresses of all frontends and backends together: overlaps, missing ports, loops.
     log_rules: Targets of the log.
+    acme_rules: Authorities of certificates, and the frontends that use them.
 """

@@ -30,7 +30,13 @@ def check_listeners(frontends: Mapping[str, model.Frontend], diagnostics: Diagno
         for name, frontend in frontends.items()
         for index, bind in enumerate(frontend.bind)
     ]
-    for (first, one), (second, other) in combinations(binds, 2):
+    # only binds with one port can overlap, and there may be thousands with different ones
+    groups: dict[object, list[int]] = {}
+    for number, (_, bind) in enumerate(binds):
+        key = bind.address.port if isinstance(bind.address, TcpAddress) else bind.address
+        groups.setdefault(key, []).append(number)
+    pairs = (pair for group in groups.values() for pair in combinations(group, 2))
+    for (first, one), (second, other) in ((binds[a], binds[b]) for a, b in sorted(pairs)):
         if _overlap(one, other):
             address, taken = to_display(str(other.address)), to_display(str(one.address))
             diagnostics.add(second, f"{address} overlaps with {taken} at {first}")

@@ -58,6 +58,38 @@ def check_bind(bind: model.Bind, own: Layer, diagnostics: Diagnostics) -> None:
         diagnostics.add(path, fact)
 
 
+def check_starttls(frontend: model.Frontend, binds: Sequence[MergedTable], diagnostics: Diagnostics) -> None:
+    """Check that binds that upgrade their sessions know the protocol to do it in.
+
+    Args:
+        frontend: The frontend with all that it inherits.
+        binds: The tables of its binds.
+        diagnostics: Gets the faults.
+    """
+    for bind, merged in zip(frontend.bind, binds, strict=True):
+        if bind.mode == "starttls" and frontend.protocol == "tcp":
+            if not diagnostics.is_any_invalid(merged.candidates("mode")):
+                fact = f'"starttls" needs a mail protocol: give frontends.{frontend.name}.protocol, such as "imap"'
+                diagnostics.add(merged.path_of("mode"), fact)
+        elif bind.mode != "starttls" and "starttls_required" in merged.own.table:
+            fact = f'has no meaning with mode "{bind.mode}": only mode "starttls" upgrades sessions'
+            diagnostics.add(merged.path / "starttls_required", fact)
+
+
+def check_greeting_delay(frontend: model.Frontend, own: Layer, diagnostics: Diagnostics) -> None:
+    """Check that a frontend's own greeting delay is for a protocol whose clients wait for a greeting.
+
+    Args:
+        frontend: The frontend with all that it inherits.
+        own: Its own table.
+        diagnostics: Gets the faults.
+    """
+    has_no_use = frontend.protocol not in ("smtp", "submission", "lmtp")
+    if frontend.greeting_delay and has_no_use and own.table.get("greeting_delay"):
+        fact = f"has no meaning with protocol {frontend.protocol}: only smtp, submission and lmtp"
+        diagnostics.add(own.path / "greeting_delay", fact)
+
+
 def check_unused_tls(
     frontend: model.Frontend, own: Layer, binds: Sequence[MergedTable], diagnostics: Diagnostics
 ) -> None:
@@ -74,14 +106,16 @@ def check_unused_tls(
             fact = f'has no meaning with mode "{bind.mode}": TLS is not terminated here'
             diagnostics.add(merged.path / "tls", fact)
     if own.table.get("tls") and frontend.bind and not any(map(frontend.terminates_tls, frontend.bind)):
-        diagnostics.add(own.path / "tls", 'has no meaning: no bind of this frontend has mode = "tls"')
+        diagnostics.add(
+            own.path / "tls", 'has no meaning: no bind of this frontend has mode = "tls" or "starttls"'
+        )
 
 
 def check_tls(tls: model.FrontendTls | None, bind: MergedTable, diagnostics: Diagnostics) -> None:
     """Check that the keys of TLS that is terminated at a bind fit each other."""
     if (
         tls is None
-        or not tls.certificates
+        or not (tls.certificates or tls.acme)
         or diagnostics.is_any_invalid(bind.candidates("tls"), subtree=True)
     ):
         return  # these faults are reported elsewhere
@@ -116,15 +150,16 @@ def check_certificates(
         diagnostics: Gets the faults.
     """
     for index, (bind, merged) in enumerate(zip(frontend.bind, binds, strict=True)):
-        has_certificates = bind.tls is not None and bool(bind.tls.certificates)
+        has_certificates = bind.tls is not None and bool(bind.tls.certificates or bind.tls.acme)
         if has_certificates or not frontend.terminates_tls(bind):
             continue
         if diagnostics.is_any_invalid(merged.candidates("tls"), subtree=True):
             continue  # these faults are reported elsewhere
-        user = "mode tls needs" if bind.mode == "tls" else 'a route with mode = "tls" needs'
+        is_own = bind.mode in ("tls", "starttls")
+        user = f"mode {bind.mode} needs" if is_own else 'a route with mode = "tls" needs'
         diagnostics.add(
             bind_path(frontend.name, index),
-            f"{user} certificates: give tls.certificates to the bind or its frontend",
+            f"{user} certificates: give tls.certificates to the bind or its frontend, or tls.acme",
         )
 
 
@@ -159,7 +194,7 @@ def check_routes(
         if (route.backend is None) != route.reject:
             both = ", not both" if route.reject else ""
             diagnostics.add(path, f"needs one of backend and reject = true{both}")
-        peeking = [bind for bind in frontend.bind if bind.mode in ("tls", "passthrough")]
+        peeking = [bind for bind in frontend.bind if bind.mode in ("tls", "passthrough", "starttls")]
         keys = _keys_of_client_hello(route)
         if keys and modes_are_valid and not any(_may_reach(bind, route) for bind in peeking):
             at_port = f" at port {' or '.join(map(str, route.port))}" if peeking else ""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from attrs import evolve
+
 from mailproxy.address import UnixAddress
 from mailproxy.config import model
 from mailproxy.config.diagnostics import Diagnostics
-from mailproxy.config.layers import Layer, MergedTable, Table, iter_tables
+from mailproxy.config.layers import Layer, MergedTable
 from mailproxy.config.path import ConfigPath
 from mailproxy.config.rules.address_rules import check_unix_path
 from mailproxy.config.values import to_display
@@ -69,14 +71,47 @@ def _check_source(server: model.Server, merged: MergedTable, diagnostics: Diagno
         )
 
 
-def check_tls_modes(tables: Table, diagnostics: Diagnostics) -> None:
-    """Check that sessions have implicit TLS with servers: so far, only health checks can use STARTTLS."""
-    for kind in ("backend", "server"):
-        for layer in iter_tables(tables, kind):
-            tls = layer.table.get("tls")
-            if tls and tls.get("mode") == "starttls":
-                path = layer.path / "tls" / "mode"
-                diagnostics.add(path, '"starttls" is not supported yet: only "implicit"')
+def with_identity(server: model.Server, merged: MergedTable, diagnostics: Diagnostics) -> model.Server:
+    """Return the server without the PROXY header that another identity replaces; both at once are a fault."""
+    if server.identity == "proxy" or server.send_proxy in (None, "none"):
+        return server
+    if not merged.is_overridden(("send_proxy",), by=("identity",)):
+        fact = f'"{server.identity}" and send_proxy are two ways to tell a server of the client: give one'
+        diagnostics.add(merged.path_of("identity"), fact)
+    return evolve(server, send_proxy=None, send_proxy_tlvs=(), forward_tlvs=False)
+
+
+def check_identity(
+    server: model.Server, protocol: model.Protocol, merged: MergedTable, diagnostics: Diagnostics
+) -> None:
+    """Check that the protocol has this way of naming the client to a server."""
+    if diagnostics.is_any_invalid(merged.candidates("identity")) or server.identity in ("proxy", "none"):
+        return
+    if server.identity == "id" and protocol != "imap":
+        diagnostics.add(merged.path_of("identity"), f'"id" is of IMAP, and the protocol is {protocol}')
+    elif server.identity == "xclient" and protocol in ("imap", "tcp"):
+        remedy = ': give "id"' if protocol == "imap" else ""
+        diagnostics.add(
+            merged.path_of("identity"), f'"xclient" does not exist in protocol {protocol}{remedy}'
+        )
+
+
+def check_starttls(
+    server: model.Server, protocol: model.Protocol, merged: MergedTable, diagnostics: Diagnostics
+) -> None:
+    """Check that STARTTLS towards a server has a protocol to do it in.
+
+    Args:
+        server: The server with all that it inherits.
+        protocol: Its backend's.
+        merged: Its table.
+        diagnostics: Gets the faults.
+    """
+    if server.tls is None or server.tls.mode != "starttls" or protocol != "tcp":
+        return
+    if not diagnostics.is_any_invalid(merged.candidates("tls", "mode")):
+        fact = '"starttls" needs a mail protocol: give the backend its protocol, such as "imap"'
+        diagnostics.add(merged.path_of("tls", "mode"), fact)
 
 
 def check_names(servers: Iterable[model.Server], path: ConfigPath, diagnostics: Diagnostics) -> None:

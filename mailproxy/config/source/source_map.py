@@ -11,6 +11,7 @@ from attrs import evolve
 
 from mailproxy.config.path import ROOT_PATH, ConfigPath, parse_path
 from mailproxy.config.source.positions import key_offsets
+from mailproxy.config.values import printable
 from mailproxy.errors import ConfigError, Fault
 
 _SEPARATOR = re.compile(r"[.\[]")
@@ -85,7 +86,7 @@ class SourceMap:
     def _item_name(self, path: ConfigPath) -> str | None:
         item = _value_at(self._tables, path)
         name = item.get("name") if isinstance(item, Mapping) else None
-        return name if isinstance(name, str) else None
+        return printable(name) if isinstance(name, str) else None
 
     def _offset(self, path: ConfigPath) -> int | None:
         candidates = (*self._layers(path), *path.with_parents())

@@ -12,6 +12,7 @@ from mailproxy.config.values.readers import WEIGHT_MAX
 from mailproxy.config.values.types import (
     Account,
     AlpnName,
+    CertificateNames,
     CollectorUrl,
     Count,
     Expanded,
@@ -21,6 +22,7 @@ from mailproxy.config.values.types import (
     HostName,
     KeepAliveCount,
     KeepAliveTime,
+    Line,
     LogTarget,
     Mode,
     Name,
@@ -35,6 +37,7 @@ from mailproxy.config.values.types import (
     RateCount,
     RatePeriod,
     Redispatch,
+    RenewBefore,
     Seconds,
     SentHex,
     SentText,
@@ -44,6 +47,7 @@ from mailproxy.config.values.types import (
     SourceAddress,
     SyslogTag,
     Text,
+    WebUrl,
     Weight,
     Workers,
 )
@@ -56,10 +60,10 @@ from mailproxy.config.values.value_types import (
 )
 
 __all__ = [
-    "VALUE_TYPES", "WEIGHT_MAX", "Account", "AlpnName", "CollectorUrl", "Count", "Expanded", "ExpectedHex", "ExpectedText",
-    "HelloName", "HostName", "InvalidValueError", "KeepAliveCount", "KeepAliveTime", "LogTarget", "Mode",
+    "VALUE_TYPES", "WEIGHT_MAX", "Account", "AlpnName", "CertificateNames", "CollectorUrl", "Count", "Expanded", "ExpectedHex", "ExpectedText",
+    "HelloName", "HostName", "InvalidValueError", "KeepAliveCount", "KeepAliveTime", "Line", "LogTarget", "Mode",
     "Name", "Network", "Pattern", "Port", "Positive", "PositiveSeconds", "PrefixV4", "PrefixV6",
-    "ProxySource", "RateCount", "RatePeriod", "Redispatch", "Seconds", "SentHex", "SentText",
-    "ServerTlsMode", "Size", "SniPatterns", "SourceAddress", "SyslogTag", "Text", "ValueType", "Weight",
+    "ProxySource", "RateCount", "RatePeriod", "Redispatch", "RenewBefore", "Seconds", "SentHex", "SentText",
+    "ServerTlsMode", "Size", "SniPatterns", "SourceAddress", "SyslogTag", "Text", "ValueType", "WebUrl", "Weight",
     "Workers", "as_name", "one_of", "printable", "to_display", "value_type_of",
 ]  # fmt: skip

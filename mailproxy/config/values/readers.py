@@ -31,6 +31,10 @@ EXPECTED_MAX = (
 _HELLO_MAX = (
     255  # characters of a domain (RFC 5321 section 4.5.3.1.2); protocol.checks.smtp has the same number
 )
+_DNS_NAME_MAX = 253  # RFC 1035 section 2.3.4, without the final dot
+_DNS_NAME = re.compile(
+    r"(\*\.)?([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z0-9][A-Za-z0-9-]{0,61}[A-Za-z0-9]"
+)
 _NO_ID = 2**32 - 1  # (uid_t) -1, which means "no user" in system calls
 _WRITABLE_DEVICE = re.compile(r"/dev/(stdout|stderr|null|console|tty.*|pts/[0-9]+|fd/[0-9]+)")
 
@@ -75,6 +79,14 @@ def read_share(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ValueError
     return float(value)
+
+
+def read_line(value: object) -> str:
+    """Read a text that is sent as a part of one line of a protocol."""
+    text = read_text(value)
+    if not re.fullmatch(r"[ -~]{1,256}", text):
+        raise ValueError
+    return text
 
 
 def read_text(value: object) -> str:
@@ -261,6 +273,28 @@ def read_sni_patterns(value: object) -> tuple[str, ...] | Literal[False]:
         if not isinstance(name, str) or not re.fullmatch(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", name):
             raise ValueError(f"{to_display(name)} is no server name")
     return tuple(name.lower() for name in value)
+
+
+def read_certificate_names(value: object) -> tuple[str, ...] | Literal["routes"]:
+    if value == "routes":
+        return "routes"
+    if not isinstance(value, list) or not value:
+        raise ValueError
+    for name in value:
+        if not isinstance(name, str) or len(name) > _DNS_NAME_MAX or not _DNS_NAME.fullmatch(name):
+            raise ValueError(f"{to_display(name)} is no DNS name")
+    return tuple(dict.fromkeys(name.lower() for name in value))
+
+
+def read_renew_before(value: object) -> float | Literal["auto"]:
+    return "auto" if value == "auto" else read_positive_seconds(value)
+
+
+def read_web_url(value: object) -> str:
+    # Control characters would reach the log and the HTTP request.
+    if not isinstance(value, str) or not re.fullmatch(r"https?://[^\s/\x00-\x20\x7f]+(/[!-~]*)?", value):
+        raise ValueError
+    return str(value)
 
 
 def address_reader(parse: Callable[[str], object]) -> Callable[[object], object]:

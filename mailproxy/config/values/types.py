@@ -23,6 +23,7 @@ SyslogTag = NewType("SyslogTag", str)
 Account = NewType("Account", str)
 HostName = NewType("HostName", str)
 Text = NewType("Text", str)
+Line = NewType("Line", str)
 CollectorUrl = NewType("CollectorUrl", str)
 SentText = NewType("SentText", str)
 SentHex = NewType("SentHex", str)
@@ -40,8 +41,11 @@ KeepAliveCount = NewType("KeepAliveCount", int)
 SourceAddress = NewType("SourceAddress", str)
 HelloName = NewType("HelloName", str)
 AlpnName = NewType("AlpnName", str)
+WebUrl = NewType("WebUrl", str)
 ServerTlsMode = Literal["implicit", "starttls"]
 SniPatterns = tuple[str, ...] | Literal[False]
+CertificateNames = tuple[str, ...] | Literal["routes"]
+RenewBefore = float | Literal["auto"]
 
 
 class Expanded(str):

@@ -29,10 +29,12 @@ from mailproxy.config.values.readers import (
     read_account,
     read_alpn_name,
     read_boolean,
+    read_certificate_names,
     read_collector_url,
     read_hello_name,
     read_host_name,
     read_keepalive_time,
+    read_line,
     read_log_target,
     read_mode,
     read_name,
@@ -42,16 +44,19 @@ from mailproxy.config.values.readers import (
     read_proxy_source,
     read_rate_period,
     read_redispatch,
+    read_renew_before,
     read_share,
     read_sni_patterns,
     read_source_address,
     read_syslog_tag,
     read_text,
+    read_web_url,
     read_workers,
 )
 from mailproxy.config.values.types import (
     Account,
     AlpnName,
+    CertificateNames,
     CollectorUrl,
     Count,
     Expanded,
@@ -61,6 +66,7 @@ from mailproxy.config.values.types import (
     HostName,
     KeepAliveCount,
     KeepAliveTime,
+    Line,
     LogTarget,
     Mode,
     Name,
@@ -75,6 +81,7 @@ from mailproxy.config.values.types import (
     RateCount,
     RatePeriod,
     Redispatch,
+    RenewBefore,
     Seconds,
     SentHex,
     SentText,
@@ -83,6 +90,7 @@ from mailproxy.config.values.types import (
     SourceAddress,
     SyslogTag,
     Text,
+    WebUrl,
     Weight,
     Workers,
 )
@@ -167,6 +175,7 @@ VALUE_TYPES: dict[Any, ValueType] = {
     Mode: ValueType(read_mode, 'permission bits such as "0660"', {"type": "string", "pattern": "^0?[0-7]{3}$"}),
     Name: ValueType(read_name, "a name of letters, digits and . _ - : / * [ ]", {**_STRING, "pattern": r"^[A-Za-z0-9_.:\[\]*/-]{1,128}$"}),
     Account: ValueType(read_account, 'a name, or a number such as "#80"', {**_STRING, "pattern": "^([^#]|#[0-9]{1,10}$)"}),
+    Line: ValueType(read_line, "a line of 1 to 256 printable ASCII characters", {**_STRING, "pattern": r"^[ -~]{1,256}$"}),
     Text: ValueType(read_text, "a string that is not empty", {**_STRING, "minLength": 1}),
     CollectorUrl: ValueType(
         read_collector_url, 'a URL such as "http://127.0.0.1:4318"', {**_STRING, "pattern": "^https?://"}
@@ -183,8 +192,8 @@ VALUE_TYPES: dict[Any, ValueType] = {
     bool: ValueType(read_boolean, "true or false", {"type": "boolean"}),
     float: ValueType(read_share, "a number from 0 to 1", {"type": "number", "minimum": 0, "maximum": 1}),
     Path: ValueType(read_text, "a path", {**_STRING, "minLength": 1}),
-    Network: ValueType(read_network, 'a network such as "10.0.0.0/8" or "2001:db8::/32", or an address', _STRING),
-    ProxySource: ValueType(read_proxy_source, 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, or "unix"', _STRING),
+    Network: ValueType(read_network, 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, or "file:PATH"', _STRING),
+    ProxySource: ValueType(read_proxy_source, 'a network such as "10.0.0.0/8" or "2001:db8::/32", an address, "file:PATH", or "unix"', _STRING),
     Workers: ValueType(read_workers, 'a whole number from 1, or "auto"', {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}),
     Redispatch: ValueType(
         read_redispatch, "true, false, or a whole number from 1",
@@ -194,6 +203,14 @@ VALUE_TYPES: dict[Any, ValueType] = {
         read_sni_patterns, 'a list of server names such as "imap.example.com" or "*.example.org", or false',
         {"anyOf": [{"type": "array", "items": _STRING, "minItems": 1}, {"const": False}]},
     ),
+    CertificateNames: ValueType(
+        read_certificate_names, 'a list of DNS names such as "imap.example.com" or "*.example.org", or "routes"',
+        {"anyOf": [{"type": "array", "items": _STRING, "minItems": 1}, {"const": "routes"}]},
+    ),
+    RenewBefore: ValueType(
+        read_renew_before, f'"auto", or {_DURATION_WORDS}, above 0', {"anyOf": [{"const": "auto"}, _DURATION]}
+    ),
+    WebUrl: ValueType(read_web_url, 'a URL such as "https://acme.example/directory"', {**_STRING, "pattern": "^https?://"}),
     KeepAliveTime: ValueType(
         read_keepalive_time, f'a duration from "1s" to "{KEEPALIVE_MAX_S}s", or a number of seconds', _DURATION
     ),

@@ -182,8 +182,12 @@ class _Session:
 
     def __attrs_post_init__(self) -> None:
         tunnel = self.tunnel
+        notes = (tunnel.to_server.note, tunnel.to_client.note)
         tunnel.to_server = self.to_server = Flow(self, tunnel.client, tunnel.server)
         tunnel.to_client = self.to_client = Flow(self, tunnel.server, tunnel.client)
+        self.to_server.note, self.to_client.note = notes
+        if tunnel.gate is not None:
+            tunnel.gate.push = self.to_server.push
         self.to_server.reverse, self.to_client.reverse = self.to_client, self.to_server
 
     def abort_wait(self, _: object) -> trio.lowlevel.Abort:
@@ -218,6 +222,9 @@ class _Session:
                 towards, away = self.to_server, self.to_client
             else:
                 towards, away = self.to_client, self.to_server
+                if tunnel.gate is not None:
+                    tunnel.gate.drop()
+                    self.engine.poller.defer(away)  # it may have waited for the gate
             if side is not tunnel.aborted_side:  # the other side has failed before, and takes no data
                 self.end_after_failure()
                 return
@@ -272,6 +279,8 @@ class _Session:
 
         A scheduled deadline update may outlive the session, and must not keep its parts alive.
         """
+        if self.tunnel.gate is not None:
+            self.tunnel.gate.push = None
         for flow in (self.to_server, self.to_client):
             flow.is_over = True
             self.engine.poller.forget(flow.fd)

@@ -24,7 +24,7 @@ from mailproxy.net.relay.transfer import (
     shutdown_write,
     side_aborted,
 )
-from mailproxy.net.relay.tunnel import Direction, Side, Tunnel
+from mailproxy.net.relay.tunnel import Direction, Note, Side, Tunnel
 
 BUFFER_BYTES = 64 * 1024  # a typical socket buffer; more per call gains nothing measurable
 _READS_PER_TURN = 8  # half a MiB at most
@@ -134,6 +134,7 @@ class Flow(Direction):
         self.pipe: Pipe | None = None
         self.read_wants_write = self.write_wants_read = self.wants_write = False
         self.lookahead: int | SideAbortedError | None = None
+        self.note: Note | None = None
 
     def start(self) -> None:
         """Take over the source's events, and act on those that its watch has noted."""
@@ -298,6 +299,13 @@ class Flow(Direction):
                 is_drained = not self.short_read_inconclusive
             self.received += count
             source.last_activity = sink.last_activity = poller.now
+            if self.note is not None and (verdict := self.note(buffer[:count])) is not False:
+                if verdict is True:
+                    self.note = None
+                elif not self._send_instead(verdict) or is_drained:
+                    return
+                else:
+                    continue
             if count > RECORD_BYTES and sink.is_tls:
                 self.write_wants_read = not send(self, buffer[:count])
                 sent = count - len(self.pending)
@@ -320,10 +328,45 @@ class Flow(Direction):
                 return
             if is_drained:
                 return
-            if count == BUFFER_BYTES and not (source.is_tls or sink.is_tls):
+            if count == BUFFER_BYTES and not (source.is_tls or sink.is_tls or self.session.tunnel.gate):
                 self._splice()
                 return
         self._defer()
+
+    # A gate
+
+    def _send_instead(self, data: bytes) -> bool:
+        """Send what a gate has made of the last read; return True if the source may be read again."""
+        self.write_wants_read = not send(self, memoryview(data))
+        if self.pending:
+            self._on_blocked()
+            return False
+        gate = self.session.tunnel.gate
+        if gate is not None and gate.is_full:
+            self.is_deferred = True  # until ``push``
+        return not self.is_deferred
+
+    def push(self, data: bytes) -> None:
+        """Send bytes that the gate has held, and read from the source if that has waited for the gate.
+
+        Raises:
+            SideAbortedError: The sink's connection failed.
+        """
+        if self.eof or self.is_over:
+            return
+        if self.is_blocked:
+            self.pending += data
+            return
+        if data:
+            self.write_wants_read = not send(self, memoryview(data))
+            if self.pending:
+                self._on_blocked()
+        if self.is_deferred and not self._must_wait():
+            self.session.engine.poller.defer(self)
+
+    def _must_wait(self) -> bool:
+        gate = self.session.tunnel.gate
+        return gate is not None and gate.is_full
 
     def _recheck_tls(self) -> None:
         """After a TLS read without data, have the poller report the source again if the socket holds more."""
@@ -390,6 +433,9 @@ class Flow(Direction):
             return
         pipe.buffered = count
         self.received += count
+        if self.note is not None and self.session.tunnel.follower is not None:
+            self.note = None
+            self.session.tunnel.follower.lose()  # the bytes pass unseen
         self.source.last_activity = self.sink.last_activity = self.session.engine.poller.now
         if not self._empty_pipe(pipe):
             self._on_blocked()
@@ -457,6 +503,11 @@ class Flow(Direction):
     def _on_eof(self) -> None:
         """Note that the source has closed, after all that it sent has left; forward that."""
         tunnel = self.session.tunnel
+        if tunnel.gate is not None and self.source is tunnel.client and tunnel.gate.holds:
+            self.lookahead, self.is_deferred = 0, True  # until ``push``: the end comes behind what is held
+            tunnel.shorten_timeouts()
+            self.session.deadlines_changed()
+            return
         self.eof = True
         if self.source_failed:  # forwarded, the failure would look like an orderly end
             return

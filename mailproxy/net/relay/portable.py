@@ -23,6 +23,8 @@ This is the one place where a session opens a nursery.
 from __future__ import annotations
 
 import select
+from collections.abc import Callable
+from functools import partial
 
 import trio
 
@@ -73,6 +75,8 @@ class PortableRelay:
         """
         for side in (tunnel.client, tunnel.server):
             self._poller.unregister(side.sock.fileno())  # otherwise each byte would also wake the poller
+        if tunnel.gate is not None:
+            tunnel.gate.push = partial(_push, tunnel.to_server)
         failed: Side | None = None
         while True:
             with trio.CancelScope(deadline=_deadline(tunnel)) as scope:
@@ -113,6 +117,8 @@ class PortableRelay:
         """Send on what the failed side had sent before, as far as the other side takes it in time."""
         if failed is not tunnel.aborted_side:
             return  # the other side failed first, and takes no data
+        if tunnel.gate is not None:
+            tunnel.gate.drop()
         away, towards = tunnel.to_server, tunnel.to_client
         if failed is tunnel.server:
             away, towards = towards, away
@@ -141,10 +147,18 @@ class PortableRelay:
             count = receive(source, buffer)
             if count > 0:
                 direction.received += count
+                data = buffer[:count]
+                if direction.note is not None and (verdict := direction.note(data)) is not False:
+                    if verdict is True:
+                        direction.note = None
+                    else:
+                        data = memoryview(verdict)
                 source.last_activity = sink.last_activity = trio.current_time()
-                send(direction, buffer[:count])
+                send(direction, data)
                 if direction.pending:
                     continue
+                if tunnel.gate is not None and not is_final and source is tunnel.client:
+                    await _until(lambda: tunnel.gate is None or not tunnel.gate.is_full)
                 reads += 1
                 if reads == _READS_PER_TURN:
                     reads = 0
@@ -153,6 +167,10 @@ class PortableRelay:
                 if source.is_tls or count == _BUFFER_BYTES or is_final:
                     continue
             elif count == 0:
+                if tunnel.gate is not None and not is_final and source is tunnel.client:
+                    tunnel.shorten_timeouts()
+                    scope.deadline = _deadline(tunnel)
+                    await _until(lambda: tunnel.gate is None or not tunnel.gate.holds)
                 break
             reads = 0
             if count == BLOCKED and source.is_tls:
@@ -210,6 +228,22 @@ async def _flush(direction: Direction) -> None:
             # The source was not read meanwhile. Its idle time, too, starts when the last byte has left.
             direction.source.last_activity = sink.last_activity = trio.current_time()
             pause = _MIN_PAUSE_S
+
+
+def _push(direction: Direction, data: bytes) -> None:
+    """Send bytes that a gate has held. What the sink does not take goes out with the next bytes."""
+    if direction.pending:
+        direction.pending += data
+    elif data and not direction.eof:
+        send(direction, memoryview(data))
+
+
+async def _until(is_so: Callable[[], bool]) -> None:
+    """Wait for a gate, which only the other direction moves."""
+    pause = _MIN_PAUSE_S
+    while not is_so():
+        await trio.sleep(pause)
+        pause = min(pause * 2, _MAX_PAUSE_S)
 
 
 async def _until_writable(side: Side) -> None:

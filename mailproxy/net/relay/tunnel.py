@@ -6,7 +6,7 @@ import math
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import trio
 from attrs import define, field
@@ -25,6 +25,10 @@ from mailproxy.net.tls.tls_socket import ssl_object
 # other side gets this final data as long as it takes some of it at least every 5 seconds. The limit keeps a
 # stopped server from holding the sessions of clients that have given up.
 FINAL_DATA_TIMEOUT_S = 5.0
+
+
+Note = Callable[[memoryview], bool | bytes]
+"""Gets bytes that pass. It returns True to get no more, or bytes that are sent in their place."""
 
 
 @define(eq=False, weakref_slot=False)
@@ -78,6 +82,7 @@ class Direction:
         pending_close_notify: The encrypted rest of a close_notify that did not fit the sink's buffer.
         empty_reads: TLS reads in a row that gave no data.
         received_before: ``received`` at the first of them.
+        note: Gets each piece that is received, until it returns True. None: nothing follows the bytes.
     """
 
     source: Side
@@ -89,11 +94,52 @@ class Direction:
     pending_close_notify: bytes = b""
     empty_reads: int = 0
     received_before: int = 0
+    note: Note | None = None
 
     @property
     def is_finished(self) -> bool:
         """Whether the source has closed, and that was forwarded to the sink."""
         return self.eof and not self.is_blocked
+
+
+class Follower(Protocol):
+    """Follows the bytes of a session, such as to know where the server's responses end.
+
+    Attributes:
+        follows_commands: Whether it needs the client's bytes as well.
+    """
+
+    follows_commands: bool
+
+    def from_server(self, data: memoryview) -> bool:
+        """Take note of bytes, and keep no reference to them; return True to get no more."""
+
+    def from_client(self, data: memoryview) -> bool:
+        """Take note of bytes of the client; otherwise as for the server's."""
+
+    def lose(self) -> None:
+        """Take note that bytes have passed unseen."""
+
+
+class Gate(Protocol):
+    """Holds bytes of the client back. Its notes in both directions return what is sent, and ``push`` sends the rest.
+
+    Attributes:
+        push: Set by the relay: sends bytes to the server, and goes on to read from the client.
+    """
+
+    push: Callable[[bytes], None] | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether it holds bytes that the server is to get before the client's end."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more of the client's bytes may be read."""
+
+    def drop(self) -> None:
+        """Drop what it holds, and all that the client sends from now on."""
 
 
 class Tunnel:
@@ -111,6 +157,8 @@ class Tunnel:
         detail: The reason of the failure, for the log.
         forced_end: The end reason that ``abort`` was called with.
         cancel: Called by ``abort``; None while no relay waits.
+        follower: What follows the session's bytes, None for nothing.
+        gate: What holds bytes of the client back, None for nothing.
     """
 
     __slots__ = (
@@ -119,7 +167,9 @@ class Tunnel:
         "client",
         "detail",
         "first_closed",
+        "follower",
         "forced_end",
+        "gate",
         "half_closed_timeout",
         "is_reset_unconfirmed",
         "server",
@@ -136,6 +186,7 @@ class Tunnel:
         client_timeout: float,
         server_timeout: float,
         half_closed_timeout: float,
+        follower: Follower | None = None,
     ) -> None:
         """Make a tunnel of two connected, nonblocking sockets. It closes neither.
 
@@ -146,12 +197,19 @@ class Tunnel:
             client_timeout: The client's idle timeout in seconds.
             server_timeout: The server's idle timeout in seconds.
             half_closed_timeout: The idle timeout in seconds once one side has closed.
+            follower: What follows the bytes.
         """
         now = trio.current_time() if now is None else now
         self.client = Side.of(client, client_timeout, CLIENT_ABORTED, now)
         self.server = Side.of(server, server_timeout, SERVER_ABORTED, now)
         self.to_server = Direction(self.client, self.server)
         self.to_client = Direction(self.server, self.client)
+        self.follower = follower
+        self.gate: Gate | None = None
+        if follower is not None:
+            self.to_client.note = follower.from_server
+            if follower.follows_commands:
+                self.to_server.note = follower.from_client
         self.half_closed_timeout = half_closed_timeout
         self.first_closed: EndReason | None = None
         self.aborted_side: Side | None = None
@@ -186,6 +244,11 @@ class Tunnel:
             math.inf if self.to_server.eof else client_deadline,
             math.inf if self.to_client.eof else server_deadline,
         )
+
+    def shorten_timeouts(self) -> None:
+        """Wait no longer than for a half-closed session: the client has closed, and a gate holds what it has sent."""
+        for side in (self.client, self.server):
+            side.idle_timeout = min(side.idle_timeout, self.half_closed_timeout)
 
     def other(self, side: Side) -> Side:
         """Return the opposite side."""

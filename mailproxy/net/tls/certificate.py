@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from attrs import field, frozen
 
@@ -57,6 +57,8 @@ class Certificate:
         stamps: The stamp of the file and, if the key has a file of its own, that file's.
         chain_pem: The content of the file.
         key_pem: The content of the key's file, None if the key is in the certificate's own file.
+        placeholder: What clients get while ACME has not obtained it: a self-signed certificate, or a closed
+            connection. None for a certificate of a file.
     """
 
     path: Path
@@ -70,6 +72,7 @@ class Certificate:
     stamps: tuple[Stamp, ...] = field(default=(), kw_only=True)
     chain_pem: bytes = field(default=b"", kw_only=True, repr=False, eq=False)
     key_pem: bytes | None = field(default=None, kw_only=True, repr=False, eq=False)
+    placeholder: Literal["self-signed", "refuse"] | None = field(default=None, kw_only=True)
 
 
 def read_certificate(path: Path, key: Path | None = None) -> Certificate:
@@ -149,6 +152,18 @@ def is_authority(pem: bytes) -> bool:
     except x509.ExtensionNotFound:
         return is_ca
     return is_ca and not names.get_values_for_type(x509.DNSName)
+
+
+def must_staple(pem: bytes) -> bool:
+    """Whether the first certificate in a PEM text demands a stapled OCSP response (RFC 7633)."""
+    from cryptography import x509
+
+    try:
+        with _parsing("has a certificate that cannot be read"):
+            feature = x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(x509.TLSFeature)
+            return x509.TLSFeatureType.status_request in feature.value
+    except ValueError:
+        return False
 
 
 _CRL_BLOCK = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)

@@ -38,6 +38,12 @@ def send_alert(sock: socket.socket, alert: Alert) -> None:
         sock.shutdown(socket.SHUT_WR)
 
 
+def drop_unread(sock: socket.socket) -> None:
+    """Drop what the peer has sent, so that closing sends FIN and not RST."""
+    with contextlib.suppress(OSError):
+        socket.socket.recv(sock, _DRAIN_BYTES)
+
+
 def drain_and_close(sock: socket.socket) -> None:
     """Drop what the peer has sent, then close. With unread data the kernel would send RST instead of FIN."""
     with contextlib.suppress(OSError):

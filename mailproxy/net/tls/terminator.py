@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from attrs import frozen
 
@@ -33,10 +34,17 @@ Contexts = Mapping[CertificateSet, ssl.SSLContext]
 
 @frozen
 class CertificateSelection:
-    """What a handshake uses."""
+    """What a handshake uses.
+
+    Attributes:
+        context: The context.
+        certificates: Its certificates.
+        is_refused: Whether the client is closed without a handshake, because there is no certificate yet.
+    """
 
     context: ssl.SSLContext
     certificates: CertificateSet
+    is_refused: bool = False
 
 
 @frozen
@@ -64,7 +72,9 @@ class _State:
     ) -> _State:
         """Make a state with the selections that each handshake looks up."""
         selections = {
-            certificates: CertificateSelection(context, certificates)
+            certificates: CertificateSelection(
+                context, certificates, any(each.placeholder == "refuse" for each in certificates)
+            )
             for certificates, context in contexts.items()
         }
         by_name = {name: selections[certificates] for name, certificates in index.by_name.items()}
@@ -78,6 +88,10 @@ class Terminator:
         tls: The ``tls`` table of the bind.
         certificates: The certificates to serve. The first one is the default.
 
+    Attributes:
+        challenges: The names that an authority may validate here by tls-alpn-01, each with the folder that has
+            the answer; None without ACME.
+
     Raises:
         OSError: If a certificate, its key, the client CA or the revocation list cannot be read or used (also
             as ``ssl.SSLError``).
@@ -86,6 +100,7 @@ class Terminator:
 
     def __init__(self, tls: FrontendTls, certificates: Sequence[Certificate]) -> None:
         self._tls = tls
+        self.challenges: Mapping[str, Path] | None = None
         self._state = _State(index_by_name(()), {}, (), None, {})
         self.reload(certificates)
 

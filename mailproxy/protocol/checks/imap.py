@@ -69,9 +69,9 @@ class ImapCheck(MailCheck):
 
     def _untagged(self, rest: bytes) -> Answer | None:
         """Ignore untagged responses, except CAPABILITY, and BYE, which may come at any time (section 7)."""
-        words = rest.upper().split()
-        if words[:1] == [b"CAPABILITY"]:
-            self._listed = by_name((word.decode("ascii", "replace"),) for word in words[1:])
-        if words[:1] == [b"BYE"] and self.state is not State.LOGOUT:
+        word, *names = rest.split() or [b""]
+        if word.upper() == b"CAPABILITY":
+            self._listed = by_name((name.decode("ascii", "replace"),) for name in names)
+        if word.upper() == b"BYE" and self.state is not State.LOGOUT:
             return Answer(verdict=Verdict.BYE, text=excerpt(rest))
         return None

@@ -30,6 +30,7 @@ class Pop3Check(MailCheck):
     def __init__(self, *, starttls: bool = False) -> None:
         super().__init__(starttls=starttls)
         self._list: list[tuple[str, ...]] | None = None  # the lines so far of the answer to CAPA
+        self._greeted_with: list[tuple[str, ...]] = []
         self._ok_text = ""
 
     def _read(self, line: bytes) -> Answer | None:
@@ -39,14 +40,16 @@ class Pop3Check(MailCheck):
         if word not in (b"+OK", b"-ERR"):  # always in upper case (RFC 1939 section 3)
             raise self._invalid(line)
         if word == b"+OK" and self.state is State.CAPABILITIES:
-            self._list, self._ok_text = [], excerpt(line)
+            self._list, self._ok_text = list(self._greeted_with), excerpt(line)
             return None
+        if self.state is State.GREETING and b"[XCLIENT]" in line:
+            self._greeted_with = [("XCLIENT",)]  # Dovecot's, for those whose XCLIENT it takes
         return Answer(verdict=Verdict.YES if word == b"+OK" else Verdict.NO, text=excerpt(line))
 
     def _listed(self, names: list[tuple[str, ...]], line: bytes) -> Answer | None:
         """Read a line of the list. A lone dot ends it, and any other leading dot is doubled (RFC 1939 section 3)."""
         if line != b".":
-            words = line.removeprefix(b".").upper().decode("ascii", "replace").split()
+            words = line.removeprefix(b".").decode("ascii", "replace").split()
             names.extend([tuple(words)] if words else [])
             return None
         self._list = None

@@ -50,7 +50,7 @@ class SieveCheck(MailCheck):
         if is_string:
             if not is_list:
                 raise self._invalid(line)
-            words = (part.decode("utf-8", "replace").upper() for part, _ in tokens)
+            words = (part.decode("utf-8", "replace") for part, _ in tokens)
             self._listed.append(tuple(words))
             return None
         word = re.split(rb"\(", text, maxsplit=1)[0].upper()

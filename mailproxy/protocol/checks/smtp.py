@@ -78,7 +78,7 @@ class SmtpCheck(MailCheck):
         capabilities: Capabilities | None = None
         if self.state is State.CAPABILITIES and not self._has_fallen_back:
             # After the first line, each line is one capability.
-            lines = (tuple(line.upper().decode("ascii", "replace").split()) for line in texts[1:])
+            lines = (tuple(line.decode("ascii", "replace").split()) for line in texts[1:])
             capabilities = by_name(line for line in lines if line)
         return Answer(verdict=self._verdict(code, text), text=text, status=code, capabilities=capabilities)
 

@@ -156,6 +156,7 @@ class Backend:
             balance,
             max_queue=config.max_queue,
             stick=self._stick_table(old),
+            all_backups=config.all_backups,
         )
         self._timers.reconfigure()
         self.resolver.reconfigure(merged, interval=config.resolve_interval, prefer=config.resolve_prefer)
@@ -228,8 +229,12 @@ class Backend:
         return key.to_bytes(_KEY_BYTES, "big") if key is not None and self._uses_source_hash else None
 
     def has_others(self, server: BackendServer) -> bool:
-        """Whether sessions may go to another active server than this one."""
-        return usable_counts(self.servers)[0] > server.is_usable
+        """Whether sessions may go to another server than this one, as HAProxy counts them.
+
+        The first backup alone has no other one.
+        """
+        active, backups = usable_counts(self.servers)
+        return (active or self.pool.all_backups * backups) > server.is_usable
 
     def on_connected(self, server: BackendServer, key: int | None) -> None:
         """Note that a session is connected to the server. Its client sticks to the server from now on."""
@@ -265,6 +270,17 @@ class Backend:
             if (check := server.config.check) is not None:
                 server.check_soon(check.fast_interval or check.interval)
 
+    def listed(self) -> tuple[tuple[str, ...], ...]:
+        """Return what its servers list as capabilities: the list of the first one that is up and has one."""
+        lists = [server.listed for server in self.servers if server.listed and server.accepts_persistent]
+        return lists[0] if lists else next((server.listed for server in self.servers if server.listed), ())
+
+    def on_identity_refused(self, server: BackendServer) -> None:
+        """Take note that a server does not take the client's identity. Its sessions go on without."""
+        if not server.is_identity_refusal_logged:
+            server.is_identity_refusal_logged = True
+            self._event_log.log_identity_refused(server)
+
     def no_server_reason(self) -> str:
         """Return why a session gets no server, for its log line."""
         return no_server_message(self.name, self.servers)
@@ -284,6 +300,9 @@ class Backend:
             return
         if outcome.login is not None:
             self._record_login(server, outcome.login)
+        if outcome.listed:
+            server.listed = outcome.listed
+            self._note_lacking(server)
         if result.code.is_passed and server.passive_health is not None:
             server.passive_health.record_success()  # as in HAProxy: failures count between checks that pass
         progress = server.health.progress if server.health is not None else ""
@@ -302,6 +321,15 @@ class Backend:
         before, server.login = server.login, login
         if login.obstacle != (before.obstacle if before is not None else ""):
             self._event_log.log_login(server, login.obstacle)
+
+    def _note_lacking(self, server: BackendServer) -> None:
+        """Log if a server offers less than what is announced before TLS, once for each such list."""
+        names = {words[0].upper() for words in server.listed}
+        lacking = tuple({words[0].upper() for words in self.listed()} - names)
+        if set(lacking) != set(server.lacking):
+            server.lacking = lacking
+            if lacking:
+                self._event_log.log_offers_less(server, sorted(lacking))
 
     def set_state(self, server: BackendServer, state: AdminState) -> None:
         """Set the administrative state.
@@ -383,6 +411,7 @@ class Backend:
         """
         server.last_check, server.resolve_error = snapshot.checked, snapshot.unresolved
         server.checks_paused, server.check_port = snapshot.checks_paused, snapshot.check_port
+        server.listed = snapshot.listed
         if server.weight != snapshot.weight:
             self.pool.set_weight(server, snapshot.weight)
         if server.max_sessions != snapshot.max_sessions:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from mailproxy.log import Log
 from mailproxy.log.events import (
     BACKEND_DOWN,
     CHECK_NOT_MADE,
     CONNECT_FAILED,
+    IDENTITY_REFUSED,
     LOGIN_DISABLED,
     LOGIN_ENABLED,
+    OFFERS_LESS,
     SERVER_CHECK,
     SERVER_STATE,
     Event,
@@ -78,6 +82,22 @@ class ServerEventLog:
         else:
             message = f"Clients can log in to server {self._backend}/{server.name} again"
             self._write(LOGIN_ENABLED, message, server)
+
+    def log_identity_refused(self, server: BackendServer) -> None:
+        """Write that a server does not accept the identity of a client."""
+        message = (
+            f"{self._name(server)} does not take the client's identity ({server.config.identity}), and has the proxy's address "
+            "in its log: let it trust the proxy's address (Dovecot: login_trusted_networks; Postfix: "
+            "smtpd_authorized_xclient_hosts)"
+        )
+        self._write(IDENTITY_REFUSED, message, server)
+
+    def log_offers_less(self, server: BackendServer, lacking: Iterable[str]) -> None:
+        """Write which capabilities a server lacks that are announced to its clients before TLS."""
+        names = excerpt(" ".join(lacking))
+        self._write(
+            OFFERS_LESS, f"{self._name(server)} does not offer what is announced before TLS: {names}", server
+        )
 
     def log_connect_failed(self, server: BackendServer, reason: str, now: float) -> None:
         """Write why a session could not be connected, at most once in 60 s for each server.

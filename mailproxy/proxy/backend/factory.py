@@ -97,6 +97,8 @@ def _make_server(
         source=LocalSource(config.source) if config.source not in (None, "client") else None,
         tls_context=contexts[config.tls] if config.tls is not None else None,
         proxy_header=ProxyHeaderBuilder(config, protocol) if sends_header else None,
+        opens=config.identity in ("xclient", "id")
+        or (config.tls is not None and config.tls.mode == "starttls"),
     )
 
 
@@ -119,6 +121,7 @@ def make_pool(
         servers,
         make_balance(config, random),
         max_queue=config.max_queue,
+        all_backups=config.all_backups,
         stick=StickTable(stick.size, stick.expire) if stick is not None else None,
         order=order,
     )

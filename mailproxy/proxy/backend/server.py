@@ -18,6 +18,8 @@ from mailproxy.protocol.capabilities import Capabilities
 from mailproxy.protocol.checks.result import CheckResult
 from mailproxy.proxy.backend.header_builder import ProxyHeaderBuilder
 
+_IDENTITY = frozenset({"XCLIENT", "XFORWARD"})
+
 ServerContexts = Mapping[config.ServerTls, Context]
 """The TLS contexts towards servers, one for each different ``tls`` table."""
 
@@ -50,11 +52,13 @@ class CheckOutcome:
         result: How it ended.
         ms: How long it took in milliseconds, -1 if it was not measured.
         login: What it has learnt about logins, None if it has not looked.
+        listed: The capabilities that the server has listed, names with arguments; empty if it has not asked.
     """
 
     result: CheckResult
     ms: int
     login: Login | None = None
+    listed: tuple[tuple[str, ...], ...] = ()
 
 
 @frozen
@@ -91,6 +95,11 @@ class BackendServer(Server):
         is_gone: Whether a reload has removed it, or given its name another address. Sessions may still have it.
         next_check_scope: Its deadline is the time of the next check.
         checks_paused: Whether the operator has switched its health checks off.
+        listed: The capabilities that it lists, as the last check that asked has learnt them. Each is a name with
+            arguments.
+        opens: Whether the proxy talks to it before a session is joined, also if the client was not greeted here.
+        lacking: What is announced before TLS and it does not list, as the last check that looked has learnt it.
+        is_identity_refusal_logged: Whether there was a warning that it does not take the client's identity.
         check_port: The port that the operator wants it to be checked at, None for that of the configuration.
     """
 
@@ -110,6 +119,37 @@ class BackendServer(Server):
     next_check_scope: trio.CancelScope = field(factory=trio.CancelScope)
     checks_paused: bool = field(default=False)
     check_port: int | None = field(default=None)
+    listed: tuple[tuple[str, ...], ...] = field(default=())
+    opens: bool = field(default=False)
+    lacking: tuple[str, ...] = field(default=())
+    is_identity_refusal_logged: bool = field(default=False)
+    _listed_before: tuple[tuple[str, ...], ...] = field(default=(), init=False)
+    _lists_identity: bool = field(default=False, init=False)
+
+    @property
+    def starts_tls(self) -> bool:
+        """Whether its connections are upgraded with STARTTLS."""
+        return self.config.tls is not None and self.config.tls.mode == "starttls"
+
+    def believes_clients(self, protocol: str) -> bool:
+        """Whether it may take a client's word for the proxy's, because it sees the proxy's address only.
+
+        A PROXY header names the client, so that a server trusts the client or does not. Without one, a server lists
+        XCLIENT and XFORWARD to those that it trusts. IMAP lists nothing of that kind.
+
+        Args:
+            protocol: What it speaks.
+        """
+        if self.config.identity != "proxy":
+            return True
+        if self.proxy_header is not None:
+            return False
+        if protocol == "imap" or not self.listed:
+            return True
+        if self.listed is not self._listed_before:
+            self._listed_before = self.listed
+            self._lists_identity = any(words[0].upper() in _IDENTITY for words in self.listed)
+        return self._lists_identity
 
     @property
     def server_name(self) -> str | None:
@@ -167,7 +207,7 @@ class BackendServer(Server):
             self.check_soon(new.config.check.interval)  # it may be shorter than before
         self.config, self.is_backup = new.config, new.is_backup
         self.tls_context, self.proxy_header = new.tls_context, new.proxy_header
-        self.options, self.source = new.options, new.source
+        self.options, self.source, self.opens = new.options, new.source, new.opens
         if self.slow_start != new.slow_start:
             self.slow_start = new.slow_start
             if not new.slow_start:

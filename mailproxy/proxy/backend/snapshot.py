@@ -26,6 +26,7 @@ class ServerSnapshot:
         is_vacated: Whether clients that stick to it get another server.
         check_port: The port that the operator wants it to be checked at; None for that of the configuration.
         is_stopping: Whether only clients that stick to it go there.
+        listed: The capabilities that it lists.
     """
 
     state: AdminState
@@ -40,6 +41,7 @@ class ServerSnapshot:
     is_vacated: bool = False
     check_port: int | None = None
     is_stopping: bool = False
+    listed: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def capture(cls, server: BackendServer, now: float) -> ServerSnapshot:
@@ -58,6 +60,7 @@ class ServerSnapshot:
             is_vacated=server.is_vacated,
             check_port=server.check_port,
             is_stopping=server.is_stopping,
+            listed=server.listed,
         )
 
     @property
@@ -66,5 +69,5 @@ class ServerSnapshot:
         return (
             self.state, self.health, self.checked and self.checked.result, self.addresses, self.unresolved,
             self.weight, self.max_sessions, self.checks_paused,
-            self.is_vacated, self.check_port, self.is_stopping,
+            self.is_vacated, self.check_port, self.is_stopping, self.listed,
         )  # fmt: skip

@@ -10,6 +10,7 @@ from attrs import define, evolve, field
 from mailproxy import config
 from mailproxy.config.check_plan import EntryPath, Probe, is_like_terminated_session, plan_probes
 from mailproxy.net.tls.context import Context
+from mailproxy.protocol.capabilities import bounded_list
 from mailproxy.protocol.checks.mail import MailCheck
 from mailproxy.protocol.checks.result import INFO_MAX, CheckCode, CheckResult
 from mailproxy.proxy.backend.backend import Backend
@@ -76,7 +77,8 @@ class Check:
                     result = self._with_port(result, probe)
                     break
             login = self._login(connections) if result.code.is_passed else None
-            report(CheckOutcome(result, int(seconds * 1000), login))
+            listed = _listed(connections) if result.code.is_passed else ()
+            report(CheckOutcome(result, int(seconds * 1000), login, listed))
             for connection in connections:
                 await connection.close_gracefully()
         finally:
@@ -102,6 +104,16 @@ class Check:
             return result
         port = f" at port {probe.port}"
         return evolve(result, info=f"{result.info[: INFO_MAX - len(port)]}{port}".lstrip())
+
+
+def _listed(connections: Sequence[ProbeConnection]) -> tuple[tuple[str, ...], ...]:
+    """Return the capabilities that the server has listed on the first connection that asked."""
+    lists = [
+        connection.dialogue.capabilities.lines
+        for connection in connections
+        if isinstance(connection.dialogue, MailCheck) and connection.dialogue.capabilities.lines
+    ]
+    return bounded_list(lists[0]) if lists else ()
 
 
 def plan_checks(

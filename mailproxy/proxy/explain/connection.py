@@ -34,7 +34,7 @@ def describe_timeouts(answer: Explanation, frontend: config.Frontend, backend: c
     """Add the timeouts of a session that is connected."""
     client, server = write_duration(frontend.timeouts.client), write_duration(backend.timeouts.server)
     half = write_duration(frontend.timeouts.half_closed)
-    answer.say(
+    answer.add_step(
         f"Once connected, it ends after {client} without a byte from or to the client (timeouts.client), {server} from "
         f"or to the server (timeouts.server), and {half} after one side has closed (timeouts.half_closed)."
     )
@@ -49,17 +49,23 @@ def _tls(server: config.Server) -> str:
     tls = server.tls
     if tls is None:
         return "in clear"
+    begins = "over TLS after STARTTLS" if tls.mode == "starttls" else "over TLS"
     match tls.verify:
         case "required":
-            return "over TLS, with its certificate and name verified"
+            return f"{begins}, with its certificate and name verified"
         case "chain":
-            return "over TLS, with its certificate verified but not its name"
+            return f"{begins}, with its certificate verified but not its name"
         case _:
-            return "over TLS, with nothing verified"
+            return f"{begins}, with nothing verified"
 
 
 def _header(server: BackendServer, client: ClientInfo) -> str:
-    """Return what PROXY header the server gets. It is the one that sessions send, parsed again."""
+    """Return what the server learns of the client. A PROXY header is the one that sessions send, parsed again."""
+    match server.config.identity:
+        case "xclient":
+            return "with the client's address in XCLIENT, if the server offers that (identity)"
+        case "id":
+            return "with the client's address in ID (identity)"
     if server.proxy_header is None:
         return "without a PROXY header"
     parsed = parse(server.proxy_header.build(client))

@@ -33,14 +33,14 @@ class Explanation:
     end: EndReason | None = None
     steps: list[str] = field(factory=list)
 
-    def say(self, sentence: str) -> None:
+    def add_step(self, sentence: str) -> None:
         """Add a step."""
         self.steps.append(sentence)
 
     def refuse(self, end: EndReason, detail: str) -> None:
         """Add the step that ends the session."""
         self.end = end
-        self.say(f"The session ends: {detail}. The log has the end reason {end.name}.")
+        self.add_step(f"The session ends: {detail}. The log has the end reason {end.name}.")
 
     def to_json(self) -> dict[str, object]:
         """Return it as JSON can have it."""

@@ -40,22 +40,24 @@ def choose_server(answer: Explanation, backend: Backend, client: ClientInfo, vie
         answer.server = candidates[0].name
     described = describe_connection(backend.config, candidates, client)
     for sentence in described:
-        answer.say(sentence)
+        answer.add_step(sentence)
 
 
 def _sticky_server(
     answer: Explanation, backend: Backend, key: int | None, view: View
 ) -> BackendServer | None:
-    """Return the server that the client had, if it accepts its sessions, and tell of it."""
+    """Return the server that the client had, if it accepts its sessions, and describe it."""
     pool = backend.pool
     if pool.stick is None or key is None:
         return None
     if view.frontends is None:
-        answer.say("Clients return to the server that they had (stick). Here the client is new.")
+        answer.add_step("Clients return to the server that they had (stick). Here the client is new.")
         return None
     index = pool.stick.peek(key, view.now)
     if index is None:
-        answer.say("Clients return to the server that they had (stick). The table has no entry for this one.")
+        answer.add_step(
+            "Clients return to the server that they had (stick). The table has no entry for this one."
+        )
         return None
     had = pool.servers[index]
     sticky = pool.sticky_server(key, view.now, renews=False)
@@ -65,28 +67,29 @@ def _sticky_server(
             if had.is_vacated
             else f"cannot be used ({unusable_reason(had)})"
         )
-        answer.say(f"The client had server {had.name} (stick), but that {reason}.")
+        answer.add_step(f"The client had server {had.name} (stick), but that {reason}.")
     else:
-        answer.say(f"The client had server {sticky.name}, and returns to it (stick).")
+        answer.add_step(f"The client had server {sticky.name}, and returns to it (stick).")
     return sticky
 
 
 def _list_unusable(answer: Explanation, backend: Backend) -> None:
-    """Tell which servers new sessions do not get, and why."""
+    """Describe which servers new sessions do not get, and why."""
     eligible = set(backend.pool.eligible)
     out = [
         f"{server.name}: {unusable_reason(server)}" for server in backend.servers if server not in eligible
     ]
     if out:
-        answer.say(f"Of backend {backend.name}, these servers get no new clients now: {'; '.join(out)}.")
+        answer.add_step(f"Of backend {backend.name}, these servers get no new clients now: {'; '.join(out)}.")
     if any(server.is_backup for server in eligible):
-        answer.say("No active server can be used, so the first usable backup is.")
+        backups = "all backups are" if backend.pool.all_backups else "the first usable backup is"
+        answer.add_step(f"No active server can be used, so {backups}.")
 
 
 def _balance(
     answer: Explanation, backend: Backend, candidates: Sequence[BackendServer], *, is_running: bool
 ) -> None:
-    """Tell how the balance method decides."""
+    """Describe how the balance method decides."""
     method = backend.config.balance
     rule = f"Backend {backend.name} has balance {method}: {_BALANCE[method]}"
     full = [server.name for server in backend.pool.eligible if server.is_full]
@@ -95,10 +98,10 @@ def _balance(
     names = ", ".join(_with_load(server) if is_running else server.name for server in candidates)
     if len(candidates) == 1:
         only = ", the only one that can be used" if len(backend.pool.eligible) == 1 else ""
-        answer.say(f"{rule}. That is {names}{only}.")
+        answer.add_step(f"{rule}. That is {names}{only}.")
         return
     depends = "turns decide" if is_running else "it depends on the sessions that there are"
-    answer.say(f"{rule}. It is one of {names}: {depends}.")
+    answer.add_step(f"{rule}. It is one of {names}: {depends}.")
 
 
 def _with_load(server: BackendServer) -> str:
@@ -107,7 +110,7 @@ def _with_load(server: BackendServer) -> str:
 
 
 def _queue(answer: Explanation, backend: Backend, sticky: BackendServer | None) -> None:
-    """Tell of a session that gets no slot now."""
+    """Describe a session that gets no slot now."""
     pool = backend.pool
     if sticky is None and not pool.has_usable_server:
         answer.refuse(end_reasons.NO_SERVER, backend.no_server_reason())
@@ -119,7 +122,7 @@ def _queue(answer: Explanation, backend: Backend, sticky: BackendServer | None) 
     what = f"server {sticky.name} has no free slot" if sticky is not None else "no server has a free slot"
     ahead = f"{waiting} wait already" if waiting else "nothing else waits"
     seconds = write_duration(backend.config.timeouts.queue)
-    answer.say(
+    answer.add_step(
         f"Because {what} (max_sessions), the session waits in the queue of backend {backend.name}, where {ahead}. "
         f"After {seconds} it ends with queue-timeout (timeouts.queue)."
     )

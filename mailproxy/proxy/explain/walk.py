@@ -52,7 +52,9 @@ class _Walk:
         self._receive_proxy_header()
         if not self._count_client():
             return answer
-        if self._bind.mode in ("tls", "passthrough"):
+        if self._bind.mode == "starttls":
+            self._upgrade()
+        if self._bind.mode in ("tls", "passthrough", "starttls"):
             self._receive_client_hello()
         route = self._select_route()
         if answer.end is None and self._client.hello is not None:
@@ -62,16 +64,16 @@ class _Walk:
         return answer
 
     def _accept(self) -> bool:
-        """Tell of the bind, and whether it accepts."""
+        """Describe the bind. Return False if it refuses connections."""
         answer, bind, place = self._answer, self._bind, self._where(bind_path(*self._place))
-        answer.say(
+        answer.add_step(
             f"The client {self._client.host or 'without an address'} connects to bind {answer.bind} of frontend "
             f"{answer.frontend}, {_mode(bind)} ({place})."
         )
         frontends = self._view.frontends
         if frontends is None:
             if self._frontend.max_sessions:
-                answer.say(
+                answer.add_step(
                     f"With {self._frontend.max_sessions} sessions of the frontend (max_sessions), it would wait to be "
                     "accepted."
                 )
@@ -79,12 +81,12 @@ class _Walk:
         now, view = frontends[answer.frontend], self._view
         if now.state is not FrontendState.OPEN:
             how = "paused" if now.state is FrontendState.PAUSED else "shut down"
-            answer.say(
+            answer.add_step(
                 f"The operator has {how} the frontend, so the connection is refused and nothing is logged."
             )
             return False
         if 0 < now.limit <= now.sessions or 0 < view.max_sessions <= view.sessions:
-            answer.say(
+            answer.add_step(
                 f"The frontend has {now.sessions} sessions (limit {now.limit or 'none'}), the proxy {view.sessions} "
                 f"(limit {view.max_sessions}): the connection waits in the accept queue until one ends."
             )
@@ -97,13 +99,13 @@ class _Walk:
         networks = ", ".join(map(str, bind.accept_proxy))
         others = "are clients themselves" if bind.proxy_optional else "are rejected"
         seconds = write_duration(self._frontend.timeouts.proxy_header)
-        self._answer.say(
+        self._answer.add_step(
             f"Connections from {networks} must begin with a PROXY header within {seconds} "
             f"(timeouts.proxy_header), which names the client. Others {others} (accept_proxy)."
         )
 
     def _count_client(self) -> bool:
-        """Tell of the limits per client. Return False if one is reached."""
+        """Describe the limits per client. Return False if one is reached."""
         answer, frontend = self._answer, self._frontend
         if not frontend.limits_clients:
             return True
@@ -112,7 +114,7 @@ class _Walk:
             limits.append(f"{frontend.max_sessions_per_client} sessions at once (max_sessions_per_client)")
         if (rate := frontend.max_session_rate_per_client) is not None:
             limits.append(f"{rate.count} in {write_duration(rate.per)} (max_session_rate_per_client)")
-        answer.say(f"A client may have {' and '.join(limits)}.")
+        answer.add_step(f"A client may have {' and '.join(limits)}.")
         frontends = self._view.frontends
         clients = frontends[answer.frontend].clients if frontends is not None else None
         if clients is not None and (reached := clients.limit_reached(self._client)):
@@ -120,8 +122,21 @@ class _Walk:
             return False
         return True
 
+    def _upgrade(self) -> None:
+        """Tell of the greeting, and of STARTTLS. The client of the question upgrades."""
+        bind, seconds = self._bind, write_duration(self._frontend.timeouts.negotiation)
+        others = (
+            "cannot log in"
+            if self._frontend.requires_starttls(bind)
+            else "is joined to a server in clear text"
+        )
+        self._answer.add_step(
+            f"The proxy greets it in clear text. It has {seconds} for STARTTLS (timeouts.negotiation). A client that "
+            f"does not upgrade {others} (starttls_required)."
+        )
+
     def _receive_client_hello(self) -> None:
-        """Tell what the ClientHello says. Others than TLS binds read none, so nothing can go by it there."""
+        """Describe the ClientHello. Only TLS binds read one, so elsewhere no route can go by it."""
         question, seconds = self._question, write_duration(self._frontend.timeouts.handshake)
         name = question.sni.lower().rstrip(".") if question.sni else None
         self._client.set_client_hello(
@@ -131,13 +146,15 @@ class _Walk:
         )
         offers = f", and offers {', '.join(question.alpn)} (ALPN)" if question.alpn else ""
         asks = f"asks for {name} (SNI)" if name else "asks for no server name"
-        self._answer.say(f"Its ClientHello {asks}{offers}. It has {seconds} for TLS (timeouts.handshake).")
+        self._answer.add_step(
+            f"Its ClientHello {asks}{offers}. It has {seconds} for TLS (timeouts.handshake)."
+        )
 
     def _select_route(self) -> config.Route | None:
-        """Select the route as a session does, and tell why the ones before it do not match."""
+        """Select the route as a session does, and describe why the ones before it do not match."""
         answer, frontend = self._answer, self._frontend
         if self._client.hello is None and (self._question.sni or self._question.alpn):
-            answer.say(
+            answer.add_step(
                 f"A bind of mode {self._bind.mode} reads no ClientHello, so SNI and ALPN do not count."
             )
         routes = Routes(frontend.routes, frontend.name)
@@ -149,16 +166,16 @@ class _Walk:
                 keys = [key for key in _CONDITIONS if getattr(route, key) not in (None, ())]
                 by = f" by {' and '.join(keys)}" if keys else ", which has no condition"
                 goes = "rejects it" if route.reject else f"leads to backend {route.backend}"
-                answer.say(f"Route {index} matches{by}, and {goes} ({self._where(path / index)}).")
+                answer.add_step(f"Route {index} matches{by}, and {goes} ({self._where(path / index)}).")
                 break
             unmet = " and ".join(self._unmet(route))
-            answer.say(f"Route {index} does not match: {unmet} ({self._where(path / index)}).")
+            answer.add_step(f"Route {index} does not match: {unmet} ({self._where(path / index)}).")
         if (refusal := routes.refusal(frontend, selected)) is not None:
             answer.refuse(*refusal)
         elif selected is None:
             none = "No route matches, so it" if frontend.routes else "It"
             where = self._where(frontend_path(frontend.name) / "backend")
-            answer.say(f"{none} goes to the frontend's backend {frontend.backend} ({where}).")
+            answer.add_step(f"{none} goes to the frontend's backend {frontend.backend} ({where}).")
         return selected
 
     def _unmet(self, route: config.Route) -> list[str]:
@@ -171,14 +188,16 @@ class _Walk:
         ]
 
     def _handshake(self, terminates: bool) -> None:
-        """Tell where TLS ends, and with which certificate."""
+        """Describe where TLS ends, and with which certificate."""
         answer, name = self._answer, cast("ClientHello", self._client.hello).server_name
         if not terminates:
-            answer.say("TLS is passed through: the server makes the handshake, with its own certificate.")
+            answer.add_step(
+                "TLS is passed through: the server makes the handshake, with its own certificate."
+            )
             return
         terminator = self._view.terminators.get(self._place)
         if terminator is None:
-            answer.say("TLS ends here, but the certificates of the bind cannot be loaded.")
+            answer.add_step("TLS ends here, but the certificates of the bind cannot be loaded.")
             return
         selection = terminator.select(name)
         if selection is None:
@@ -186,6 +205,10 @@ class _Walk:
             answer.refuse(end_reasons.HANDSHAKE_FAILED, f"the client asks for {request} (strict_sni)")
             return
         first = selection.certificates[0]
+        if first.placeholder == "refuse":
+            fact = f"the certificate {first.path} has not been obtained yet (until_ready = refuse)"
+            answer.refuse(end_reasons.HANDSHAKE_FAILED, fact)
+            return
         answer.certificate = str(first.path)
         files = " or ".join(
             f"{each.path} ({each.key_algorithm or 'other key'})" for each in selection.certificates
@@ -199,19 +222,21 @@ class _Walk:
         )
         if name is None:
             why = "the default, because the client asks for no name"
-        answer.say(f"TLS ends here, with the certificate {files}: {why}.")
+        answer.add_step(f"TLS ends here, with the certificate {files}: {why}.")
+        if first.placeholder is not None:
+            answer.add_step("That one is self-signed, until ACME has obtained the certificate (until_ready).")
         self._agree_on_protocol()
 
     def _agree_on_protocol(self) -> None:
-        """Tell of ALPN and client certificates; what the handshake yields decides nothing later."""
+        """Describe ALPN and client certificates. What the handshake yields decides nothing later."""
         tls = self._bind.tls
         assert tls is not None  # noqa: S101 - it has a terminator
         agreed = next((each for each in tls.alpn if each in self._question.alpn), None)
         if agreed is not None:
-            self._answer.say(f"The application protocol is {agreed} (ALPN).")
+            self._answer.add_step(f"The application protocol is {agreed} (ALPN).")
         if tls.client_verify != "none":
             how = "must" if tls.client_verify == "required" else "may"
-            self._answer.say(f"The client {how} have a certificate of {tls.client_ca} (client_verify).")
+            self._answer.add_step(f"The client {how} have a certificate of {tls.client_ca} (client_verify).")
         self._client.tls = TlsInfo(version=None, cipher=None, alpn=agreed)
 
     def _choose_server(self, route: config.Route | None) -> None:
@@ -235,6 +260,8 @@ def _mode(bind: config.Bind) -> str:
             return "which terminates TLS"
         case "passthrough":
             return "which passes TLS through"
+        case "starttls":
+            return "which terminates TLS after STARTTLS"
         case _:
             return f"mode {bind.mode}"
 

@@ -24,6 +24,7 @@ from mailproxy.net.listener import Listener
 from mailproxy.net.resolve import literal_endpoint, resolve
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.net.tls.errors import error_reason
+from mailproxy.proxy.acme_checks import check_acme
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.host_checks import check_binds, check_capabilities, check_log, check_loops, check_users
@@ -67,7 +68,7 @@ def prepare(
     """
     changed = previous.changed_files()
     store = load_next(config, previous)
-    checks = [check_users, check_binds, check_loops]
+    checks = [check_users, check_binds, check_loops, check_acme]
     for check in (*checks, check_log) if is_log_new else checks:
         check(config, store.add)
     if store.faults:

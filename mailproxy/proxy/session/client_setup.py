@@ -18,12 +18,14 @@ from mailproxy.errors import (
     ClientLeftError,
 )
 from mailproxy.log import end_reasons
+from mailproxy.log.end_reasons import EndReason
 from mailproxy.net.peek import peek, peek_nowait
 from mailproxy.net.poller import Watch
 from mailproxy.net.proxy_header import receive_header
-from mailproxy.net.tls.close import Alert, send_alert
+from mailproxy.net.tls.challenge import challenge_context
+from mailproxy.net.tls.close import Alert, drop_unread, send_alert
 from mailproxy.net.tls.handshake import accept_tls
-from mailproxy.net.tls.terminator import Terminator
+from mailproxy.net.tls.terminator import CertificateSelection, Terminator
 from mailproxy.net.tls.tls_socket import TlsSocket
 from mailproxy.protocol.client_hello import (
     ClientHello,
@@ -64,24 +66,32 @@ async def receive_proxy_header(client: socket.socket, seconds: float) -> Header:
     raise SessionEndedError(end_reasons.HEADER_TIMEOUT)
 
 
-def peek_client_hello_nowait(client: socket.socket) -> ClientHello | None:
+def peek_client_hello_nowait(
+    client: socket.socket, not_tls: EndReason = end_reasons.HANDSHAKE_FAILED
+) -> ClientHello | None:
     """Return the ClientHello, or None if it has not arrived.
 
     It stays in the socket buffer, where the TLS handshake finds it.
 
+    Args:
+        client: The client's connection.
+        not_tls: The end reason of a session whose bytes are no TLS.
+
     Raises:
-        SessionEndedError: HANDSHAKE_FAILED, HANDSHAKE_LEFT or HANDSHAKE_EMPTY.
+        SessionEndedError: HANDSHAKE_FAILED, HANDSHAKE_LEFT, HANDSHAKE_EMPTY or ``not_tls``.
     """
     try:
         peeked = peek_nowait(client, parse_client_hello)
     except ClientHelloError as error:
-        raise _invalid_client_hello(client, error) from None
+        raise _invalid_client_hello(client, error, not_tls) from None
     except ClientAbortError as error:
         raise _client_closed(error) from None
     return peeked[0] if peeked is not None else None
 
 
-async def peek_client_hello(client: socket.socket, watch: Watch) -> ClientHello:
+async def peek_client_hello(
+    client: socket.socket, watch: Watch, not_tls: EndReason = end_reasons.HANDSHAKE_FAILED
+) -> ClientHello:
     """Wait for a ClientHello that has not arrived yet, without a timeout; otherwise as the function above."""
     try:
         # Epoll reports each event once. One that is pending may be a part of the ClientHello, or the client's
@@ -90,14 +100,17 @@ async def peek_client_hello(client: socket.socket, watch: Watch) -> ClientHello:
             await watch.readable()
         return (await peek(client, parse_client_hello))[0]
     except ClientHelloError as error:
-        raise _invalid_client_hello(client, error) from None
+        raise _invalid_client_hello(client, error, not_tls) from None
     except ClientAbortError as error:
         raise _client_closed(error) from None
 
 
-def _invalid_client_hello(client: socket.socket, error: ClientHelloError) -> SessionEndedError:
-    if not isinstance(error, NotTlsError):
-        send_alert(client, Alert.DECODE_ERROR)
+def _invalid_client_hello(
+    client: socket.socket, error: ClientHelloError, not_tls: EndReason
+) -> SessionEndedError:
+    if isinstance(error, NotTlsError):
+        return SessionEndedError(not_tls, error)
+    send_alert(client, Alert.DECODE_ERROR)
     return SessionEndedError(end_reasons.HANDSHAKE_FAILED, error)
 
 
@@ -120,6 +133,38 @@ async def tls_handshake(
             "asks for no name" if hello.server_name is None else "asks for a name that no certificate has"
         )
         raise SessionEndedError(end_reasons.HANDSHAKE_FAILED, f"the client {request}")
+    if selection.is_refused:
+        drop_unread(client)
+        raise SessionEndedError(
+            end_reasons.HANDSHAKE_FAILED, "the certificate has not been obtained yet (until_ready = refuse)"
+        )
+    return await _accept(client, selection, watch)
+
+
+async def answer_challenge(
+    client: socket.socket, terminator: Terminator, hello: ClientHello, watch: Watch
+) -> TlsSocket | None:
+    """Answer an authority that validates a name by tls-alpn-01.
+
+    Returns:
+        The connection, to be closed. It has taken ``client`` over. None if the name is not this proxy's: the
+        client is served like any other.
+
+    Raises:
+        SessionEndedError: An end reason of the handshake.
+    """
+    name = (hello.server_name or "").lower()
+    folder = terminator.challenges.get(name) if terminator.challenges is not None else None
+    if folder is None:
+        return None
+    context = await trio.to_thread.run_sync(challenge_context, folder, name)
+    if context is None:
+        send_alert(client, Alert.UNRECOGNIZED_NAME)
+        raise SessionEndedError(end_reasons.HANDSHAKE_FAILED, f"no challenge of {name} is to be answered now")
+    return await _accept(client, CertificateSelection(context, ()), watch)
+
+
+async def _accept(client: socket.socket, selection: CertificateSelection, watch: Watch) -> TlsSocket:
     try:
         tls = await accept_tls(client, selection.context, watch)
     except ClientAbortError as error:

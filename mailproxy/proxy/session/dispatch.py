@@ -24,9 +24,12 @@ from mailproxy.net.tls.close import peer_closed
 from mailproxy.net.tls.context import Context
 from mailproxy.net.tls.handshake import connect_tls
 from mailproxy.pool import RetryDecision, RetryState
+from mailproxy.protocol.opening.opening import Opening
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.client_info import ClientInfo
 from mailproxy.proxy.session.errors import SessionEndedError
+from mailproxy.proxy.session.negotiation import Greeted
+from mailproxy.proxy.session.opening import make_opening, open_session
 from mailproxy.proxy.session.slot_lease import SlotLease
 from mailproxy.proxy.session.wait import InterruptibleWait
 
@@ -42,20 +45,26 @@ class Dispatch:
     Attributes:
         lease: The slot that the session has at a server.
         wait: What the session waits in. Client and server cut it short when they close or go down.
+        protocol: The protocol of the session.
+        greeted: What the client has sent to the proxy, if that has greeted it.
+        opening: The dialogue with the server before the session is joined, None without one.
     """
 
     lease: SlotLease
     wait: InterruptibleWait
     client_info: ClientInfo = field(repr=False)
     poller: AnyPoller
+    protocol: str
+    greeted: Greeted | None = field(default=None, repr=False)
+    opening: Opening | None = field(default=None, init=False)
     _key: int | None = field(default=None, init=False)
 
     async def connect(self, client: Watch) -> socket.socket:
         """Connect to a server, and watch the client meanwhile.
 
         Returns:
-            The connection, with TLS if the server has that, and the PROXY header sent. It has been added to
-            the poller. The caller closes it.
+            The connection, with TLS if the server has that, the PROXY header sent, and the opening done. It has
+            been added to the poller. The caller closes it.
 
         Raises:
             SessionEndedError: No server can be reached, or the client has closed.
@@ -118,33 +127,75 @@ class Dispatch:
             SessionEndedError: Its end reason is that of the session unless another attempt follows.
         """
         port, endpoints, dial, wait = self.client_info.port, server.endpoints, None, self.wait
+        connected: socket.socket | None = None
         source = server.source_for(self.client_info.source) if server.config.source is not None else None
+        opening = None
+        if self.greeted is not None or server.opens:
+            opening = make_opening(server, self.protocol, self.client_info, self.greeted)
         try:
             if len(endpoints) == 1:
                 dial = start(endpoints[0], port, self.poller, server.options, source)
-                if not dial.errno and server.tls_context is None and server.accepts_persistent:
+                is_direct = server.tls_context is None or server.starts_tls
+                if not dial.errno and is_direct and server.accepts_persistent:
                     # Connected at once, as on this machine. Without a wait the session needs no cancel scope.
                     self._send_proxy_header(dial.sock, server)
                     self.lease.record.server_address = endpoints[0].text(port)
-                    return dial.sock
-            with wait.timeout(self.lease.backend.config.timeouts.connect):
-                sock, endpoint = await connect(
-                    endpoints, port, server.options, self.poller, dial, source=source
-                )
-                if server.accepts_persistent:
-                    self._send_proxy_header(sock, server)
-                    if server.tls_context is not None:
-                        sock = await self._start_tls(sock, server.tls_context, server)
-                if server.accepts_persistent:
-                    self.lease.record.server_address = endpoint.text(port)
-                    return sock
-                self._close(sock)  # the server went down in the scheduler step in which it was connected
+                    if opening is None:
+                        return dial.sock
+                    connected = dial.sock
+            if connected is None:
+                with wait.timeout(self.lease.backend.config.timeouts.connect):
+                    sock, endpoint = await connect(
+                        endpoints, port, server.options, self.poller, dial, source=source
+                    )
+                    if server.accepts_persistent:
+                        self._send_proxy_header(sock, server)
+                        if server.tls_context is not None and not server.starts_tls:
+                            sock = await self._start_tls(sock, server.tls_context, server)
+                    if server.accepts_persistent:
+                        self.lease.record.server_address = endpoint.text(port)
+                        if opening is None:
+                            return sock
+                        connected = sock
+                    else:
+                        self._close(sock)  # it went down in the scheduler step in which it was connected
+            if connected is not None and (opened := await self._open(connected, opening, server)) is not None:
+                return opened
         except (ServerHandshakeError, ServerRefusedError, ProxyError) as error:
             raise _failure(error) from None
         wait.raise_if_ended()
         if not server.accepts_persistent:
             raise SessionEndedError(end_reasons.SERVER_REFUSED, f"{server.name} is {server.status} now")
         raise SessionEndedError(end_reasons.CONNECT_TIMEOUT, "no answer in time")
+
+    async def _open(
+        self, sock: socket.socket, opening: Opening | None, server: BackendServer
+    ) -> socket.socket | None:
+        """Talk with a server until the session can be joined, within ``timeouts.greeting``.
+
+        Returns:
+            The connection. None after a timeout, and if the server went down.
+        """
+        assert opening is not None  # noqa: S101 - a session without an opening is joined at once
+
+        async def start_tls(taken: socket.socket) -> socket.socket:
+            assert server.tls_context is not None  # noqa: S101 - the configuration has given it one
+            return await self._start_tls(taken, server.tls_context, server)
+
+        try:
+            self.wait.raise_if_ended()  # in the scheduler step in which it was connected
+        except SessionEndedError:
+            self._close(sock)
+            raise
+        with self.wait.timeout(self.lease.backend.config.timeouts.greeting):
+            sock = await open_session(sock, opening, self.poller, start_tls)
+            if server.accepts_persistent:
+                self.opening = opening
+                if opening.is_identified is False:
+                    self.lease.backend.on_identity_refused(server)
+                return sock
+            self._close(sock)
+        return None
 
     def _send_proxy_header(self, sock: socket.socket, server: BackendServer) -> None:
         if server.proxy_header is None:

@@ -15,6 +15,7 @@ class SessionEndedError(Exception):
         retries_at_once: The next attempt needs no pause, because this one cost the server nothing.
         is_client_specific: The attempt failed because of the client's address, which says nothing about the
             server.
+        is_alerted: The client has got a TLS alert already.
     """
 
     def __init__(
@@ -25,9 +26,11 @@ class SessionEndedError(Exception):
         sent_nothing: bool = False,
         retries_at_once: bool = False,
         is_client_specific: bool = False,
+        is_alerted: bool = False,
     ) -> None:
         self.end = end
         self.detail = str(detail)
         self.sent_nothing = sent_nothing
         self.retries_at_once = retries_at_once
         self.is_client_specific = is_client_specific
+        self.is_alerted = is_alerted

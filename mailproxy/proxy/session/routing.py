@@ -108,4 +108,4 @@ class Routes:
 
 def terminates_tls(bind: config.Bind, route: config.Route | None) -> bool:
     """Whether the TLS of a session ends here. Only for sessions with a ClientHello."""
-    return ((route and route.mode) or bind.mode) == "tls"
+    return bind.mode == "starttls" or ((route and route.mode) or bind.mode) == "tls"

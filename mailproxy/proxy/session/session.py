@@ -6,7 +6,7 @@ stop, and ``Session.end`` the operator's wish for this session alone. In all cas
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import socket
 import time
 from collections.abc import Mapping
@@ -16,87 +16,49 @@ from attrs import define
 
 from mailproxy import config
 from mailproxy.errors import ProxyError
-from mailproxy.log import Log, end_reasons
+from mailproxy.log import end_reasons
 from mailproxy.log.end_reasons import EndedBy, EndReason, Phase
-from mailproxy.log.events import SESSION_FAULT, SESSION_STARTED, SESSION_STEPS
-from mailproxy.log.record import SessionRecord, TimedRecord, ms
-from mailproxy.metrics.sessions import SessionCounter
+from mailproxy.log.events import SESSION_FAULT
+from mailproxy.log.record import SessionRecord, ms
 from mailproxy.net.by_descriptor import local_address, stop_reading
 from mailproxy.net.listener import Listener
-from mailproxy.net.poller import AnyPoller, Watch
-from mailproxy.net.relay import Relay, Tunnel, close_in_order
+from mailproxy.net.poller import Watch
+from mailproxy.net.relay import Tunnel, close_in_order
+from mailproxy.net.simple_io import send_last_words, send_line
+from mailproxy.net.tls.challenge import is_challenge
 from mailproxy.net.tls.close import Alert, has_unread, send_alert
 from mailproxy.net.tls.errors import CONNECTION_RESET
 from mailproxy.net.tls.handshake import tls_info
+from mailproxy.net.tls.terminator import Terminator
 from mailproxy.protocol.client_hello import ClientHello
-from mailproxy.proxy.backend.backend import Backend
+from mailproxy.protocol.gate.gate import Gate
 from mailproxy.proxy.backend.server import BackendServer
 from mailproxy.proxy.client_info import ClientInfo
-from mailproxy.proxy.client_limits import Clients
 from mailproxy.proxy.faults import log_fault
-from mailproxy.proxy.limits import SessionLimits
 from mailproxy.proxy.session.client_setup import (
+    answer_challenge,
     peek_client_hello,
     peek_client_hello_nowait,
     receive_proxy_header,
     tls_handshake,
 )
+from mailproxy.proxy.session.context import SessionContext
 from mailproxy.proxy.session.dispatch import Dispatch
 from mailproxy.proxy.session.errors import SessionEndedError
-from mailproxy.proxy.session.registry import SessionRegistry
-from mailproxy.proxy.session.routing import Routes, terminates_tls
+from mailproxy.proxy.session.gate import TunnelGate, make_gate
+from mailproxy.proxy.session.ids import next_id
+from mailproxy.proxy.session.lines import log_start, log_steps
+from mailproxy.proxy.session.negotiation import Greeted, negotiate
+from mailproxy.proxy.session.opening import join
+from mailproxy.proxy.session.refusal import goodbye, is_readable, make_follower, refusal
+from mailproxy.proxy.session.routing import terminates_tls
 from mailproxy.proxy.session.slot_lease import SlotLease
 from mailproxy.proxy.session.wait import InterruptibleWait
 
-# Ids are unique, also after a restart. Counting starts at the second of the start times 2**24, which is more
-# sessions than a second can have.
-_ids = itertools.count((int(time.time()) << 24) + 1)
-
-
-def seed_session_ids(epoch: int, slot: int, slots: int) -> None:
-    """Make the ids of this process distinct from those of the other workers.
-
-    Args:
-        epoch: A second since 1970 that this slot has not had before. The workers' seconds may differ.
-        slot: This process's worker slot.
-        slots: The number of worker slots.
-    """
-    global _ids  # noqa: PLW0603 - the ids are the process's
-    # Each slot has a remainder of its own, whatever the second is in which its worker was started.
-    first = (epoch << 24) // slots * slots
-    _ids = itertools.count(first + 1 + slot, slots)
-
-
-@define(kw_only=True, eq=False)
-class SessionContext:
-    """What the sessions of one frontend share.
-
-    Attributes:
-        config: The frontend's configuration.
-        backends: All backends by name.
-        routes: The frontend's routes.
-        limits: Counts each session from accepting until its line is written.
-        clients: Counts the sessions of each client; None without limits per client.
-        registry: Has each session until its end.
-        relay: Relays the tunnels.
-        poller: Watches the sockets until a tunnel opens.
-        log: Gets the lines.
-        counter: Counts what they come to.
-        record_type: What the facts of a session are collected in.
-    """
-
-    config: config.Frontend
-    backends: Mapping[str, Backend]
-    routes: Routes
-    limits: SessionLimits
-    clients: Clients | None
-    registry: SessionRegistry
-    relay: Relay
-    poller: AnyPoller
-    log: Log
-    counter: SessionCounter
-    record_type: type[SessionRecord] = SessionRecord
-
+# Handshakes at once in a frontend, and seconds for each, that only refusals need. A flood of clients over their limit
+# gets no more of the processor than this.
+_REFUSING_MAX = 32
+_REFUSING_S = 5.0
 
 # Being cancelled is the operator's stop. What it means for a session depends on how far that has come. It is
 # the same before the tunnel if the operator ends only this session.
@@ -104,6 +66,7 @@ _END_IF_CANCELLED: Mapping[Phase, EndReason] = {
     Phase.HEADER: end_reasons.HEADER_STOPPED,
     Phase.HANDSHAKE: end_reasons.HANDSHAKE_STOPPED,
     Phase.ROUTE: end_reasons.STOPPED_CONNECTING,
+    Phase.NEGOTIATION: end_reasons.NEGOTIATION_STOPPED,
     Phase.QUEUE: end_reasons.STOPPED_QUEUED,
     Phase.CONNECT: end_reasons.STOPPED_CONNECTING,
     Phase.DATA: end_reasons.STOPPED,
@@ -142,7 +105,7 @@ class Session:
     _wanted_end: EndReason | None  # that of the operator, before there is a tunnel
 
     def __init__(self, context: SessionContext, client_info: ClientInfo) -> None:
-        client_info.id = number = next(_ids)
+        client_info.id = number = next_id()
         self.context = context
         self.client = client_info.sock
         self._started_at = context.poller.clock()
@@ -174,21 +137,33 @@ class Session:
         Closes:
             The sockets of both sides, whatever happens.
         """
-        context, record, bind = self.context, self.record, client_info.listener.bind
+        context, record, bind, greeted = self.context, self.record, client_info.listener.bind, None
         try:
             watch = context.poller.add(self._fd)
             if bind.accept_proxy:
                 await self._receive_proxy_header(client_info)
             if context.clients is not None:
-                self._client_key = context.clients.add_session(client_info)
-            if bind.mode in ("tls", "passthrough"):
+                try:
+                    self._client_key = context.clients.add_session(client_info)
+                except SessionEndedError:
+                    await self._prepare_refusal(client_info, watch)  # noqa: ASYNC120 - if stopped, it ends so
+                    raise
+            if bind.mode == "starttls":
+                greeted = await self._negotiate(client_info, watch)
+            if bind.mode in ("tls", "passthrough") or self.record.tls:
                 route = await self._accept_tls(client_info, watch)
             else:  # the server speaks first, so a client would never send a ClientHello
                 route = self._select_route(client_info)
-            dispatch = self._start_dispatch(client_info, route)
+            dispatch = self._start_dispatch(client_info, route, greeted)
             self._server_socket = await dispatch.connect(watch)
-            tunnel = self._open_tunnel(self._server_socket, dispatch.lease)
-            del client_info, watch, dispatch
+            gate = None
+            if context.config.protocol != "tcp" and is_readable(record, self.listener):
+                gate = make_gate(dispatch, in_clear=not record.tls)
+            if dispatch.opening is not None or greeted is not None:
+                greeting = context.greetings.for_client(dispatch.opening, greeted)
+                record.bytes_in = join(self.client, self._server_socket, greeting, greeted, gate)
+            tunnel = self._open_tunnel(self._server_socket, dispatch, gate)
+            del client_info, watch, dispatch, greeted, gate
             record.end = await context.relay.run(tunnel)
             record.detail = tunnel.detail
         except SessionEndedError as ended:
@@ -222,26 +197,62 @@ class Session:
         if client_info.name != record.client:
             record.peer, record.client = record.client, client_info.name
 
+    async def _negotiate(self, client_info: ClientInfo, watch: Watch) -> Greeted:
+        """Greet the client, and talk with it until it upgrades to TLS or is to be joined in clear text."""
+        context, record, bind = self.context, self.record, client_info.listener.bind
+        record.phase = Phase.NEGOTIATION
+        route = context.routes.select(client_info)
+        if route is not None and route.reject:
+            raise SessionEndedError(end_reasons.REJECTED, context.routes.describe(route))
+        name = (route and route.backend) or context.config.backend or context.config.backend_names[0]
+        greeter = context.greetings.greeter(
+            context.backends[name], required=context.config.requires_starttls(bind)
+        )
+        deadline = context.poller.clock() + context.config.timeouts.negotiation
+        greeted = await negotiate(self.client, watch, greeter, deadline, context.config)
+        record.tls = greeted.is_over_tls
+        self._raise_if_unwanted()
+        return greeted
+
     async def _accept_tls(self, client_info: ClientInfo, watch: Watch) -> config.Route | None:
         """Peek at the ClientHello, select the route, and make the TLS handshake unless TLS is passed through.
 
         One timeout covers all three: cancel scopes cost.
         """
         self.record.phase = Phase.HANDSHAKE
-        hello = peek_client_hello_nowait(self.client)
+        is_upgraded = client_info.listener.bind.mode == "starttls"
+        not_tls = end_reasons.INJECTION if is_upgraded else end_reasons.HANDSHAKE_FAILED
+        hello = peek_client_hello_nowait(self.client, not_tls)
         if hello is not None and client_info.listener.terminator is None:  # nothing to wait for
             client_info.set_client_hello(hello)
             return self._select_route(client_info)
         started_at = self.context.poller.clock()
         with trio.CancelScope(deadline=started_at + self.context.config.timeouts.handshake):
-            hello = hello or await peek_client_hello(self.client, watch)
+            hello = hello or await peek_client_hello(self.client, watch, not_tls)
             client_info.set_client_hello(hello)
-            route = self._select_route(client_info)
+            terminator = client_info.listener.terminator
+            if terminator is not None and terminator.challenges is not None and is_challenge(hello):
+                await self._answer_challenge(client_info, terminator, hello, watch)
+            try:
+                route = self._select_route(client_info)
+            except SessionEndedError as ended:
+                if not ended.is_alerted:
+                    await self._prepare_refusal(client_info, watch)  # noqa: ASYNC120 - as above, in ``run``
+                raise
             if self.record.tls:
                 await self._handshake(client_info, hello, watch)
                 self.record.handshake_ms = ms(self.context.poller.clock() - started_at)
             return route
         raise SessionEndedError(end_reasons.HANDSHAKE_TIMEOUT)
+
+    async def _answer_challenge(
+        self, client_info: ClientInfo, terminator: Terminator, hello: ClientHello, watch: Watch
+    ) -> None:
+        self.record.sni = hello.server_name
+        tls = await answer_challenge(self.client, terminator, hello, watch)
+        if tls is not None:
+            self.client = client_info.sock = tls
+            raise SessionEndedError(end_reasons.ACME_CHALLENGE)
 
     def _select_route(self, client_info: ClientInfo) -> config.Route | None:
         """Select where the session goes and, from the route's mode, whether its TLS ends here."""
@@ -250,18 +261,44 @@ class Session:
         if hello is not None:
             self.record.sni = hello.server_name
             self.record.tls = terminates_tls(client_info.listener.bind, route)
-        if (refusal := routes.refusal(self.context.config, route)) is not None:
+        if (refused := routes.refusal(self.context.config, route)) is not None:
             by_name = route is None or route.needs_client_hello
-            raise self._rejection(*refusal, hello, by_name=by_name)
+            raise self._rejection(*refused, hello, by_name=by_name)
         return route
 
     def _rejection(
         self, end: EndReason, detail: str, hello: ClientHello | None, *, by_name: bool
     ) -> SessionEndedError:
         """Send an alert to a client that waits for a TLS handshake, and return the error to raise."""
-        if hello is not None:
+        is_alerted = hello is not None and (by_name or not self._can_refuse_over_tls)
+        if is_alerted:
             send_alert(self.client, Alert.UNRECOGNIZED_NAME if by_name else Alert.ACCESS_DENIED)
-        return SessionEndedError(end, detail)
+        return SessionEndedError(end, detail, is_alerted=is_alerted)
+
+    @property
+    def _can_refuse_over_tls(self) -> bool:
+        """Whether a TLS handshake would let the client read why it is refused."""
+        context, record = self.context, self.record
+        is_waiting = record.tls and record.tls_version is None and self.listener.terminator is not None
+        return is_waiting and context.config.protocol != "tcp" and context.refusing < _REFUSING_MAX
+
+    async def _prepare_refusal(self, client_info: ClientInfo, watch: Watch) -> None:
+        """Make the TLS handshake of a client that is refused, so that it can read why. It may fail."""
+        if not self._can_refuse_over_tls:
+            return
+        context, hello = self.context, client_info.hello
+        context.refusing += 1
+        try:
+            with contextlib.suppress(SessionEndedError), trio.move_on_after(_REFUSING_S):
+                hello = (
+                    hello
+                    or peek_client_hello_nowait(self.client)
+                    or await peek_client_hello(self.client, watch)
+                )
+                client_info.set_client_hello(hello)
+                await self._handshake(client_info, hello, watch)
+        finally:
+            context.refusing -= 1
 
     async def _handshake(self, client_info: ClientInfo, hello: ClientHello, watch: Watch) -> None:
         terminator, record = client_info.listener.terminator, self.record
@@ -271,7 +308,9 @@ class Session:
         record.tls_version, record.tls_cipher = info.version, info.cipher
         record.alpn, record.client_cn = info.alpn, info.client_name
 
-    def _start_dispatch(self, client_info: ClientInfo, route: config.Route | None) -> Dispatch:
+    def _start_dispatch(
+        self, client_info: ClientInfo, route: config.Route | None, greeted: Greeted | None
+    ) -> Dispatch:
         context, record = self.context, self.record
         self._raise_if_unwanted()
         name = (route and route.backend) or context.config.backend
@@ -280,12 +319,16 @@ class Session:
         context.counter.dispatch(name)
         wait = InterruptibleWait(context.poller)
         self._lease = SlotLease(context.backends[name], record, wait)
-        return Dispatch(self._lease, wait, client_info, context.poller)
+        return Dispatch(self._lease, wait, client_info, context.poller, context.config.protocol, greeted)
 
-    def _open_tunnel(self, server_socket: socket.socket, lease: SlotLease) -> Tunnel:
+    def _open_tunnel(self, server_socket: socket.socket, dispatch: Dispatch, gate: Gate | None) -> Tunnel:
         self._raise_if_unwanted()
+        lease, frontend = dispatch.lease, self.context.config
         self.record.phase = Phase.DATA
-        timeouts = self.context.config.timeouts
+        timeouts, follower = frontend.timeouts, None
+        if frontend.protocol != "tcp":
+            greeted = dispatch.opening is not None
+            follower = make_follower(frontend, self.record, self.listener, greeted=greeted)
         tunnel = Tunnel(
             self.client,
             server_socket,
@@ -293,9 +336,12 @@ class Session:
             client_timeout=timeouts.client,
             server_timeout=lease.backend.config.timeouts.server,
             half_closed_timeout=timeouts.half_closed,
+            follower=follower,
         )
+        if gate is not None:
+            TunnelGate(tunnel, gate, follower).install()
         if self.context.config.log_start:
-            self._log_start()
+            log_start(self.context.log, self.record)
         lease.open_tunnel(tunnel)
         # From here on the relay unregisters the sockets from the poller.
         self._tunnel = tunnel
@@ -334,12 +380,12 @@ class Session:
     @property
     def bytes_in(self) -> int:
         """Bytes from the client so far, without TLS."""
-        return self._tunnel.to_server.received if self._tunnel is not None else 0
+        return self.record.bytes_in + (self._tunnel.to_server.received if self._tunnel is not None else 0)
 
     @property
     def bytes_out(self) -> int:
         """Bytes from the server so far, without TLS."""
-        return self._tunnel.to_client.received if self._tunnel is not None else 0
+        return self.record.bytes_out + (self._tunnel.to_client.received if self._tunnel is not None else 0)
 
     @property
     def has_unsent(self) -> bool:
@@ -412,15 +458,23 @@ class Session:
             context.poller.forget(self._fd)
             if end.phase in (Phase.CONNECT, Phase.QUEUE) and end.by is EndedBy.CLIENT:
                 self._sent_nothing = not has_unread(self.client)
-        elif end.by is EndedBy.ADMIN:
-            close_in_order(tunnel)
+            words = refusal(record, self.listener, context.config.protocol, context.config.refusal)
+            if words or end.phase in (Phase.NEGOTIATION, Phase.DATA):
+                send_last_words(self.client, words)
+        elif end.by is not EndedBy.CLIENT and end.by is not EndedBy.SERVER:
+            words = goodbye(tunnel, end, context.config.protocol, context.config.refusal)
+            if words:
+                send_line(self.client, words)
+            if words or end.by is EndedBy.ADMIN:
+                close_in_order(tunnel)
         self.client.close()
         if self._server_socket is not None:
             if tunnel is None:
                 context.poller.forget(self._server_socket.fileno())
             self._server_socket.close()
         if tunnel is not None:
-            record.bytes_in, record.bytes_out = tunnel.to_server.received, tunnel.to_client.received
+            record.bytes_in += tunnel.to_server.received
+            record.bytes_out += tunnel.to_client.received
             record.close_notify = tunnel.client.close_notify
             record.server_close_notify = tunnel.server.close_notify
         record.total_ms = int((context.poller.clock() - self._started_at) * 1000)
@@ -430,7 +484,7 @@ class Session:
         if is_logged:
             context.log.session(record)
             if context.config.log_steps:
-                self._log_steps()
+                log_steps(context.log, record)
 
     def _is_null(self, end: EndReason) -> bool:
         """Whether the client has ended the session without a byte that is meant for a server.
@@ -441,39 +495,6 @@ class Session:
             return False
         return end.by is EndedBy.CLIENT and (self._tunnel is not None or self._sent_nothing)
 
-    def _log_start(self) -> None:
-        record = self.record
-        self.context.log.event(
-            SESSION_STARTED,
-            f"{record.client} {record.frontend} {record.backend}/{record.server} connected",
-            frontend=record.frontend,
-            backend=record.backend,
-            server=record.server,
-            client=record.client,
-            server_address=record.server_address,
-            id=f"{record.id:x}",
-        )
-
-    def _log_steps(self) -> None:
-        record = self.record
-        assert isinstance(record, TimedRecord)  # noqa: S101 - record_type of such a frontend
-        steps = record.milliseconds
-        times = ", ".join(f"{phase} {_written_ms(value)}" for phase, value in steps.items())
-        self.context.log.event(
-            SESSION_STEPS,
-            f"session {record.id:x} of {record.client} in {record.frontend}: {times}",
-            frontend=record.frontend,
-            backend=record.backend or None,
-            server=record.server or None,
-            client=record.client,
-            id=f"{record.id:x}",
-            steps=steps,
-        )
-
     def _log_fault(self, fault: Exception) -> None:
         number = f"{self.record.id:x}"
         log_fault(self.context.log, SESSION_FAULT, f"session {number}", fault, id=number)
-
-
-def _written_ms(value: float) -> str:
-    return f"{value:.0f} ms" if value >= 10 else f"{value:.3g} ms"

@@ -14,6 +14,7 @@ from random import SystemRandom
 import trio
 
 from mailproxy.certificates.reloader import CertificateReloader
+from mailproxy.certificates.store import CertificateStore
 from mailproxy.certificates.watcher import log_rejected
 from mailproxy.config import Config
 from mailproxy.errors import Fault
@@ -100,6 +101,7 @@ class Control:
         workers: The number of workers that there are to be.
         generation: The number of the configuration.
         has_failed: Whether the process ends because it could not follow a reload.
+        on_reconfigured: Called when another configuration is in use.
         reloads: Makes the reloads of the configuration.
         registry: The workers.
         frontends: What the operator wants of frontends.
@@ -126,6 +128,7 @@ class Control:
         self.log = log
         self.workers, self.generation = slot.workers, slot.generation
         self.has_failed = False
+        self.on_reconfigured: list[Callable[[], None]] = []
         self.listener_infos = listener_infos
         self._log = log
         self._slot = slot
@@ -237,11 +240,20 @@ class Control:
         """The certificates in use."""
         return self._monitor.certificates
 
+    def scan_certificates(self) -> None:
+        """Scan the files of certificates, keys, CAs and CRLs now."""
+        self._monitor.scan_certificates()
+
+    @property
+    def certificate_store(self) -> CertificateStore | None:
+        """The TLS files in use; None if the configuration names none."""
+        return self._monitor.certificate_store
+
     @property
     def terminators(self) -> Mapping[tuple[str, int], Terminator]:
         """The TLS of binds with the certificates in use, by frontend and index of the bind."""
-        reloader = self._monitor.reloader
-        return reloader.store.bind_terminators if reloader is not None else {}
+        store = self.certificate_store
+        return store.bind_terminators if store is not None else {}
 
     @property
     def is_stopping(self) -> bool:
@@ -450,6 +462,8 @@ class Control:
         self._log_listening([each for each in commit.listeners if (each.frontend, each.address) not in known])
         self.listener_infos = commit.listeners
         self.config, self.workers, self.generation = config, commit.workers, commit.generation
+        for call in self.on_reconfigured:
+            call()
         assert self._nursery is not None  # noqa: S101 - reloads are made while it runs
         for backend in added:
             self._nursery.start_soon(backend.run_timers)

@@ -130,6 +130,7 @@ def _encode_snapshot(entry: IndexedSnapshot) -> list[object]:
         snapshot.is_vacated,
         snapshot.check_port,
         snapshot.is_stopping,
+        snapshot.listed,
     ]
 
 
@@ -145,7 +146,7 @@ def _decode_outcome(value: Sequence[Any]) -> CheckOutcome:
 
 def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
     backend, number, state, health, checked, addresses, unresolved, up_for, *wishes = value
-    weight, max_sessions, checks_paused, is_vacated, check_port, is_stopping = wishes
+    weight, max_sessions, checks_paused, is_vacated, check_port, is_stopping, listed = wishes
     snapshot = ServerSnapshot(
         state=AdminState(state),
         health=health,
@@ -159,6 +160,7 @@ def _decode_snapshot(value: Sequence[Any], _: object) -> IndexedSnapshot:
         is_vacated=is_vacated,
         check_port=check_port,
         is_stopping=is_stopping,
+        listed=tuple(map(tuple, listed)),
     )
     return IndexedSnapshot(backend, number, snapshot)
 

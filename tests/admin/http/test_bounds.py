@@ -12,10 +12,14 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
 
 from tests.support.http_client import request
 from tests.support.ports import free_port
 from tests.support.worker_group import GreetingServer, WorkerGroup, configuration, greeting_servers
+
+pytestmark = pytest.mark.slow
 
 
 class Site(WorkerGroup):
@@ -106,6 +110,33 @@ def test_noise_is_refused(site: Site, noise: bytes) -> None:
         assert b" 101 " not in answer(sock)
 
 
+def test_request_that_comes_in_bytes_is_answered(site: Site) -> None:
+    with connect(site.http) as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in b"POST /api/command HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n":
+            sock.sendall(bytes([byte]))
+        assert answer(sock).startswith(b"HTTP/1.1 401 ")
+
+
+def test_upgrade_to_http2_keeps_the_bounds(site: Site) -> None:
+    with connect(site.http) as sock:
+        sock.sendall(
+            b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+            b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"
+        )
+        client = H2Connection(H2Configuration(client_side=True))
+        client.initiate_upgrade_connection()
+        sock.sendall(client.data_to_send())
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += sock.recv(65536)
+        client.receive_data(data.partition(b"\r\n\r\n")[2])
+        while client.remote_settings.max_concurrent_streams > 100:
+            client.receive_data(sock.recv(65536))
+        assert client.remote_settings.max_concurrent_streams == 10
+        assert client.remote_settings.max_header_list_size == 16 * 1024
+
+
 def test_thousand_idle_connections_keep_nobody_out(site: Site) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 2200:
@@ -115,7 +146,7 @@ def test_thousand_idle_connections_keep_nobody_out(site: Site) -> None:
         for path in ("/healthz", "/metrics", "/api/status"):
             started_at = time.monotonic()
             assert request(site.http, path).status == 200
-            assert time.monotonic() - started_at < 5
+            assert time.monotonic() - started_at < 9  # they are cut off after 10 s
         client = site.connect()
         assert client.greeting == "s1"
         assert client.echoes()
@@ -177,7 +208,7 @@ def test_program_ends_while_clients_stall(servers: list[GreetingServer], tmp_pat
         started_at = time.monotonic()
         group.send(signal.SIGTERM)
         assert group.wait() == 0
-        assert time.monotonic() - started_at < 5
+        assert time.monotonic() - started_at < 9  # a write may take 10 s
 
 
 def test_many_requests_at_once_are_answered(site: Site) -> None:

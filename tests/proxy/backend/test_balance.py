@@ -242,6 +242,17 @@ async def test_backups_serve_only_without_other_servers(cluster: BackendCluster,
     assert {await cluster.connect_and_close(host) for host in hosts(3)} == {"s1"}
 
 
+async def test_all_backups_serve_if_that_is_set(cluster: BackendCluster) -> None:
+    await add_servers(cluster, "spare", "spare2", backup=True)
+    await add_servers(cluster, "s1")
+    await cluster.start_proxy(balance="roundrobin", all_backups=True)
+    assert {await cluster.connect_and_close() for _ in range(4)} == {"s1"}
+    cluster.states["s1"].set_state("maint")
+    assert {await cluster.connect_and_close() for _ in range(4)} == {"spare", "spare2"}
+    cluster.states["spare"].set_state("maint")
+    assert {await cluster.connect_and_close() for _ in range(4)} == {"spare2"}
+
+
 async def test_full_server_queues_despite_backup(cluster: BackendCluster) -> None:
     await cluster.add_server("s1", max_sessions=1)
     spare = await cluster.add_server("spare", backup=True)

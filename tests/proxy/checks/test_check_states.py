@@ -185,7 +185,7 @@ async def test_proxy_is_ready_after_first_round(harness: ProxyHarness) -> None:
 async def test_silent_server_delays_readiness_only_briefly(
     harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailproxy.proxy.checks.checker._FIRST_ROUND_S", 0.05)
+    monkeypatch.setattr("mailproxy.proxy.checks.checker._FIRST_ROUND_S", 0.5)
     silent, healthy = await harness.server(stay_silent()), await harness.server(GOOD)
     with trio.fail_after(TIMEOUT_S):
         proxy = await harness.proxy(

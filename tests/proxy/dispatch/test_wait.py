@@ -15,7 +15,7 @@ from mailproxy.proxy.session.errors import SessionEndedError
 from mailproxy.proxy.session.session import _END_IF_CANCELLED
 from mailproxy.proxy.session.wait import _CLIENT_EOF_GRACE_S, InterruptibleWait
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 30.0
 
 Event = Callable[[InterruptibleWait], None]
 

@@ -219,3 +219,31 @@ def test_json_has_the_keys_of_the_walk() -> None:
     assert list(ask(CLEAR).to_json()) == [
         "frontend", "bind", "route", "certificate", "backend", "server", "candidates", "end", "steps",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_bind_that_upgrades_and_servers_that_are_upgraded(throw_away_ca: ThrowAwayCA, required: bool) -> None:
+    """The client of the question upgrades. Its certificate and route are those of the TLS behind STARTTLS."""
+    answer = ask(
+        f"""
+        [frontends.imap]
+        protocol = "imap"
+        backend = "d"
+        tls = {{ certificates = ["{throw_away_ca.issue("imap.example.com")}"] }}
+        bind = [{{ address = "127.0.0.1:143", mode = "starttls", starttls_required = {str(required).lower()} }}]
+        routes = [{{ sni = ["imap.example.com"], backend = "d" }}]
+        [backends.d]
+        identity = "id"
+        tls = {{ mode = "starttls", verify = "none" }}
+        servers = [{{ name = "d1", address = "10.0.0.1:143" }}]
+        """,
+        sni="imap.example.com",
+    )
+    assert (answer.route, answer.server) == (0, "d1")
+    assert answer.certificate is not None
+    words = "cannot log in" if required else "is joined to a server in clear text"
+    assert f"3m for STARTTLS (timeouts.negotiation). A client that does not upgrade {words}" in step(
+        answer, "greets it in clear text"
+    )
+    connection = step(answer, "The connection to")
+    assert "over TLS after STARTTLS, with nothing verified, with the client's address in ID" in connection

@@ -551,4 +551,5 @@ async def test_cancelled_at_every_step(harness: ProxyHarness, tls: bool) -> None
     await cancel_at_every_step(mapping, run_client, stride=3)
     assert server.headers, "some runs reach the server"
     logged = {line["end"] for line in harness.lines() if line["event"] == "session"}
-    assert logged <= {"handshake-stopped", "stopped-connecting", "stopped", "client-closed"}
+    # The client is cancelled along with the proxy, and may be the first to end.
+    assert logged <= {"handshake-stopped", "handshake-left", "stopped-connecting", "stopped", "client-closed"}

@@ -133,11 +133,11 @@ async def test_fault_when_the_tunnel_opens_leaves_no_socket_with_the_poller(
     """The relay has not taken over the sockets then, so the session unregisters them."""
     pollers = []
 
-    def fail(session: Session) -> None:
+    def fail(session: Session, *_: object) -> None:
         pollers.append(session.context.poller)
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(Session, "_log_start", fail)
+    monkeypatch.setattr(Session, "_open_tunnel", fail)
     server = await harness.server(collect(GREETING))
     proxy = await harness.proxy(server.address, frontends={"f": {"log_start": True}})
     async with await harness.dial(proxy) as client:

@@ -35,6 +35,7 @@ class EntryPath:
     bind: Sequence[str] = ()
     frontend: Sequence[str] = ()
     backend: Sequence[str] = ()
+    protocol: str = "imap"
 
     def for_haproxy(self, name: str, port: int) -> list[str]:
         lines = [
@@ -54,7 +55,7 @@ class EntryPath:
     def for_mailproxy(self, name: str, port: int) -> list[str]:
         lines = [
             f"[frontends.{name}]",
-            'protocol = "imap"',
+            f'protocol = "{self.protocol}"',
             "log_null = true",
             f'backend = "{name}"' if self.server else "",
             *self.frontend,

@@ -230,7 +230,12 @@ STARTTLS_REQUIRED = Layout(
     {"#   ssl = no": "#", "#   disable_plaintext_auth = no": "#"},
     "with-starttls",
 )
-CHAIN = Layout("caddy-imaps-chain", (BY_NAME,))
+# Without an authority: tests/interop/test_acme.py has one.
+CHAIN = Layout(
+    "caddy-imaps-chain",
+    (BY_NAME,),
+    changes={'acme = "letsencrypt", names = "routes"': 'certificates = ["/etc/mailproxy/certs/"]'},
+)
 POP3_SUBMISSION_SIEVE = Layout("dovecot-pop3-submission-sieve")
 STICKY = Layout("dovecot-sticky", (STARTTLS,))
 BOTH_FORWARD = Layout("exchange-both-forward", (CLEAR, STARTTLS, FORWARDED))

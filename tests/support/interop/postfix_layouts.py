@@ -75,7 +75,7 @@ def run_layout(layout: PostfixLayout, site: Site, folder: Path) -> Iterator[Runn
     hosts = list(SERVERS.values())
     *own, imap, plain, proxied = free_ports(len(numbers) + 3, ("127.0.0.1", *hosts))
     ports = dict(zip(numbers, own, strict=True))
-    parts = _head(adapted(text, ports, site))
+    parts = head_of(adapted(text, ports, site))
     file = folder / f"{layout}.toml"
     file.write_text(adapted(text, ports, site), encoding="utf-8")
     with ExitStack() as running:
@@ -86,7 +86,7 @@ def run_layout(layout: PostfixLayout, site: Site, folder: Path) -> Iterator[Runn
                 plain_port=plain,
                 proxied_port=proxied,
                 settings=parts["main.cf"],
-                services=_services(parts[layout.master], host, ports),
+                services=services_of(parts[layout.master], host, ports),
                 certificate=site.servers.certificate,
             )
             if accounts := parts.get("Dovecot, which knows the passwords"):
@@ -109,13 +109,14 @@ def _accounts(host: str, port: int, configuration: str, postfix: Postfix, site: 
     )
 
 
-def _services(master: str, host: str, ports: Mapping[int, int]) -> str:
+def services_of(master: str, host: str, ports: Mapping[int, int]) -> str:
+    """Return the lines of master.cf with the addresses of this site, and without chroot."""
     placed = PUBLIC_SERVICE.sub(lambda name: f"{host}:{ports[SERVICE_PORTS[name[1]]]}{name[2]}n", master)
     return CHROOTED.sub(r"\1n", placed)
 
 
-def _head(text: str) -> dict[str, str]:
-    """Return the parts of the head: indented text, by the title in the line above."""
+def head_of(text: str) -> dict[str, str]:
+    """Return the parts of a head: indented text, by the title in the line above."""
     parts: dict[str, str] = {}
     title = ""
     for line in text.splitlines():

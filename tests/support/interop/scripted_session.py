@@ -78,7 +78,7 @@ class ProxyConfig:
             'format = "tcplog"',
             'to = "stdout"',
             "[frontends.imap]",
-            'protocol = "imap"',
+            'protocol = "tcp"',  # the scripts are no IMAP, and HAProxy knows no refusals in words
             'backend = "mail"',
             "log_null = true",
             # HAProxy's client timeout applies to the handshake, too.

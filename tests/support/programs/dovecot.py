@@ -208,7 +208,7 @@ class MailStore:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def deliver(self, user: str, message: bytes) -> None:
-        """Store a message for a user who has not logged in yet."""
+        """Store a message for a user that has not logged in yet."""
         folders = [self.path / user, *(self.path / user / part for part in ("cur", "new", "tmp"))]
         for folder in folders:
             folder.mkdir()

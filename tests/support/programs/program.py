@@ -129,6 +129,7 @@ class Program:
     def paused(self) -> Iterator[None]:
         """Stop the process with SIGSTOP for the block. Afterwards it finds all events at once."""
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # the signal alone leaves it running for a moment
         try:
             yield
         finally:

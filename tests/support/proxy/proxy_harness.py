@@ -14,7 +14,7 @@ import mailproxy
 from mailproxy.testing import Connection, ScriptedServer, ThrowAwayCA, dial
 from tests.support.proxy.relays import Kind, setting_of
 
-TIMEOUT_S = 10.0  # the longest wait for an event on a busy machine
+TIMEOUT_S = 30.0  # the longest wait for an event on a busy machine
 
 Line = dict[str, Any]
 

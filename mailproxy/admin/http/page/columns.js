@@ -67,6 +67,21 @@ export const CERTIFICATES = [
   { title: "File", text: (each) => each.file },
 ];
 
+export const ACME = [
+  { title: "Names", text: (each) => each.names.join(", ") },
+  { title: "Key", text: (each) => each.key_type },
+  { title: "Expires", text: (each) => (each.not_after === null ? "no certificate yet" : day(each.not_after)) },
+  { title: "Last attempt", text: (each) => (each.last_attempt === null ? "–" : moment(each.last_attempt)) },
+  { title: "Result", text: describeResult, style: (each) => (each.failures && !each.is_running ? "bad" : "") },
+  { title: "Next attempt", text: (each) => (each.next_attempt === null ? "–" : moment(each.next_attempt)) },
+  { title: "From", text: (each) => `acme.${each.authority}` },
+];
+
+function describeResult({ is_running, last_result, failures }) {
+  if (is_running) return "under way";
+  return failures > 1 ? `${last_result} (${failures} failures in a row)` : last_result || "–";
+}
+
 export const WORKERS = [
   { title: "Process", text: (each) => each.name },
   { title: "Id", text: (each) => String(each.pid) },

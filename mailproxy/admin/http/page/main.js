@@ -1,7 +1,7 @@
 // Asks for the status every few seconds while the page is seen, and draws it.
 
 import { drawCharts } from "./charts.js";
-import { ADVICE, CERTIFICATES, DRAINS, ENDS, EVENTS, FRONTENDS, SERVERS, WORKERS } from "./columns.js";
+import { ACME, ADVICE, CERTIFICATES, DRAINS, ENDS, EVENTS, FRONTENDS, SERVERS, WORKERS } from "./columns.js";
 import { act, ask, isUnlocked, watchToken, word } from "./commands.js";
 import { bytes, count, duration, moment } from "./format.js";
 import { clearSessions, watchSessions } from "./sessions.js";
@@ -11,7 +11,6 @@ const INTERVAL_MS = 2000;
 const byId = (id) => document.getElementById(id);
 
 let status = null;  // what was drawn last
-let etag = "";
 let timer = 0;
 let isAsking = false;
 
@@ -31,16 +30,13 @@ async function poll() {
 async function fetchStatus() {
   let response;
   try {
-    const headers = etag ? { "If-None-Match": etag } : {};
-    response = await fetch("/api/status", { headers, signal: AbortSignal.timeout(10_000) });
-    if (response.status === 304) return "";
+    response = await fetch("/api/status", { signal: AbortSignal.timeout(10_000) });
     if (response.status === 401) return "The proxy asks for the token: load this page again.";
     if (!response.ok) return `The proxy answers with the error ${response.status}.`;
     status = await response.json();
   } catch {
     return "The proxy does not answer.";
   }
-  etag = response.headers.get("etag") ?? "";
   draw();
   return "";
 }
@@ -65,6 +61,7 @@ function draw() {
   const ends = byId("only-failures").checked ? status.recent_failures : status.recent_ends;
   fillTable(byId("ends"), ENDS, numbered(ends), (each) => each.rowKey);
   fillTable(byId("certificates"), CERTIFICATES, numbered(status.certificates), (each) => each.rowKey);
+  fillTable(byId("acme"), ACME, numbered(status.acme), (each) => each.rowKey);
   fillTable(byId("workers"), WORKERS, status.workers, (each) => `${each.name} ${each.pid}`);
   fillTable(byId("advice"), ADVICE, numbered(status.advice), (each) => each.rowKey);
   drawSeries(frontends, servers);

@@ -167,7 +167,7 @@ def _server_row(call: Call, backend: Backend, server: BackendServer, iid: int, s
     key = server_key(backend.name, server.name)
     trend = call.history.trend(key)
     counts = call.since_cleared(key, call.target.server_counts(backend, server))
-    traffic = call.since_cleared(key, call.target.server_traffic(backend, server))
+    traffic = call.since_cleared(key, call.target.figures.server(backend.name, server.name))
     is_checked = server.is_checked and not server.checks_paused
     values: dict[str, Value] = {
         **CONSTANTS["S"],
@@ -219,7 +219,7 @@ def _check_values(server: BackendServer) -> dict[str, Value]:
 def _backend_row(call: Call, backend: Backend, iid: int) -> Row:
     key = backend_key(backend.name)
     trend = call.history.trend(key)
-    traffic = call.since_cleared(key, call.target.backend_traffic(backend))
+    traffic = call.since_cleared(key, call.target.figures.backend(backend.name))
     counts = [
         call.since_cleared(server_key(backend.name, server.name), call.target.server_counts(backend, server))
         for server in backend.servers

@@ -1,0 +1,154 @@
+"""Pebble, Let's Encrypt's test authority, with its own DNS server."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import subprocess
+import time
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from mailproxy.testing import ThrowAwayCA
+from tests.support.ports import are_listening, free_port
+
+_START_TIMEOUT_S = 20.0
+
+
+class Pebble:
+    """Pebble in strict mode on loopback, ended at the end of the `with` block.
+
+    Args:
+        folder: Where its files go.
+        ca: Issues the certificate of its directory.
+        http_port: Where it connects for http-01.
+        tls_port: Where it connects for tls-alpn-01.
+        dns: Another DNS server than its own, as HOST:PORT.
+        validity: Seconds for which its certificates are valid.
+        eab: Keys of external accounts by their identifier.
+        blocked: Names that it does not issue for.
+        environment: Its faults, such as PEBBLE_WFE_NONCEREJECT.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        ca: ThrowAwayCA,
+        *,
+        http_port: int = 0,
+        tls_port: int = 0,
+        dns: str = "",
+        validity: int = 90 * 86400,
+        eab: Mapping[str, str] | None = None,
+        blocked: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.ca = ca
+        self.port, self._management, self._dns_port, self.dns_management = (free_port() for _ in range(4))
+        pem = ca.issue("127.0.0.1", "localhost", folder=folder)
+        self._dns = dns or f"127.0.0.1:{self._dns_port}"
+        self._file = folder / "pebble.json"
+        self._log = folder / "pebble.log"
+        settings = {
+            "listenAddress": f"127.0.0.1:{self.port}",
+            "managementListenAddress": f"127.0.0.1:{self._management}",
+            "certificate": str(pem),
+            "privateKey": str(pem),
+            "httpPort": http_port or free_port(),
+            "tlsPort": tls_port or free_port(),
+            "ocspResponderURL": "",
+            "externalAccountBindingRequired": eab is not None,
+            "externalAccountMACKeys": dict(eab or {}),
+            "domainBlocklist": list(blocked),
+            "certificateValidityPeriod": validity,
+        }
+        self._file.write_text(json.dumps({"pebble": settings}))
+        self._environment = {**os.environ, "PEBBLE_VA_NOSLEEP": "1", **(environment or {})}
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def directory(self) -> str:
+        """The URL of its directory."""
+        return f"https://127.0.0.1:{self.port}/dir"
+
+    def __enter__(self) -> Self:
+        self._start(
+            ["pebble-challtestsrv", "-dns01", f"127.0.0.1:{self._dns_port}", "-management",
+             f"127.0.0.1:{self.dns_management}", "-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", ""],
+            self.dns_management,
+        )  # fmt: skip
+        self._start(
+            ["pebble", "-strict", "-config", str(self._file), "-dnsserver", self._dns], self._management
+        )
+        return self
+
+    def _start(self, command: list[str], port: int) -> None:
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment
+            )
+        self._processes.append(process)
+        end = time.monotonic() + _START_TIMEOUT_S
+        while not are_listening([("127.0.0.1", port)]):
+            assert process.poll() is None and time.monotonic() < end, self._log.read_text()  # noqa: PT018
+            time.sleep(0.01)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+    @property
+    def log(self) -> str:
+        """What it has written so far."""
+        return self._log.read_text()
+
+    def count(self, text: str) -> int:
+        """Return how often a text is in its log."""
+        return self.log.count(text)
+
+    @property
+    def orders(self) -> int:
+        """How many orders it has had."""
+        return self.count("Added order ")
+
+    def root(self) -> bytes:
+        """Return the CA certificate of its certificates, in PEM form."""
+        return self._get(f"https://127.0.0.1:{self._management}/roots/0")
+
+    def intermediate(self) -> bytes:
+        """Return the certificate of its intermediate CA."""
+        return self._get(f"https://127.0.0.1:{self._management}/intermediates/0")
+
+    def client_context(self) -> ssl.SSLContext:
+        """Return a client's TLS context that trusts only its certificates."""
+        return ssl.create_default_context(cadata=self.root().decode())
+
+    def status_of(self, serial: int) -> str:
+        """Return whether it knows a certificate as Valid or Revoked."""
+        answer = self._get(f"https://127.0.0.1:{self._management}/cert-status-by-serial/{serial:x}")
+        return str(json.loads(answer)["Status"])
+
+    def _get(self, url: str) -> bytes:
+        context = ssl.create_default_context(cafile=self.ca.pem)
+        with urllib.request.urlopen(url, context=context, timeout=10) as response:  # noqa: S310 - a constant scheme
+            content: bytes = response.read()
+        return content
+
+    def tell_dns(self, command: str, content: Mapping[str, Any]) -> None:
+        """Change what its DNS server answers."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.dns_management}/{command}", json.dumps(content).encode()
+        )
+        urllib.request.urlopen(request, timeout=10).close()  # noqa: S310 - as above
+
+    @property
+    def dns_server(self) -> str:
+        """The address of its DNS server."""
+        return f"127.0.0.1:{self._dns_port}"
