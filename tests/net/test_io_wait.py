@@ -17,9 +17,8 @@ import trio
 from attrs import define, field
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mailproxy.net import io_wait
-from mailproxy.net.io_wait import IoWait
-from mailproxy.net.poller import Poller
+from mailproxy.net.poller import Poller, io_wait
+from mailproxy.net.poller.io_wait import IoWait
 from tests.support.timeouts import fail_after_timeout
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll here")

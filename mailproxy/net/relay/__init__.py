@@ -6,7 +6,7 @@ Modules, in reading order:
     portable: the portable relay. Two tasks for each session, easy to read.
     engine: the engine. One task for all sessions, and how that works.
     deadlines: the deadlines of its sessions.
-    flow: one direction of a session in the engine, the hot path.
+    flow_state, flow: one direction of a session in the engine, the hot path.
     pipes: pipes for splice(2).
 """
 

@@ -45,7 +45,7 @@ def pollers_for(kind: Kind) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         if kind == "engine in task":
-            monkeypatch.setattr("mailproxy.net.io_wait.join", cannot_join)
+            monkeypatch.setattr("mailproxy.net.poller.io_wait.join", cannot_join)
         yield
 
 

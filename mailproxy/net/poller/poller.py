@@ -1,23 +1,4 @@
-"""Readiness of the sessions' sockets: one epoll object for all of them.
-
-It is served inside trio's wait for I/O (``io_wait``), or by one task where that is not possible.
-
-A session registers each of its sockets once, edge-triggered, for the socket's whole life. What happens at a
-socket goes to one of two registries, by descriptor:
-
-* A *watch* serves the task of a session: it wakes the task that waits at the socket, and reports a client
-  that closes.
-* An *event handler* gets every event as a plain call. The relay sets one when the session becomes a tunnel.
-
-``set_handler`` moves a descriptor from the first registry to the second. That costs no system call, while
-``trio.lowlevel.wait_readable`` takes one or two system calls and a task switch for every wait.
-
-Edge-triggered means that epoll reports each change once (epoll(7)). So a task waits only after it has found
-the socket drained (or full), and a new handler looks at the events that the watch has noted, or tries the
-socket.
-
-Without epoll, ``TrioPoller`` does the same with trio's own waits. It does not notice a client that closes.
-"""
+"""The poller: one epoll object for the sockets of all sessions. The package's docstring explains it."""
 
 from __future__ import annotations
 
@@ -26,12 +7,13 @@ import select
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import Protocol
 
 import trio
 
 from mailproxy.errors import ProxyError
-from mailproxy.net import io_wait
+from mailproxy.net.poller import io_wait
+from mailproxy.net.poller.events import ET, IN, READING, Deferred, EventHandler
+from mailproxy.net.poller.watch import EpollWatch, ListenerWatch, Watch
 
 _EVENTS_PER_POLL = 256
 _POLLS_PER_ROUND = 8  # of the poller's task. Another round through trio's loop costs ten times a poll.
@@ -42,120 +24,6 @@ _MAX_TURN_S = 0.001
 _MAX_TURNS_S = 0.0025  # of the poller's task, since a round through trio's loop costs more than a poll
 _EVENTS_PER_CLOCK_READ = 16
 _BUSY_EVENTS = 2  # with this many events in one poll, more are likely to be ready at once
-
-IN, PRI, OUT, RDHUP, ERR, HUP, _ET = (
-    getattr(select, name, 0) for name in ("EPOLLIN", "EPOLLPRI", "EPOLLOUT", "EPOLLRDHUP", "EPOLLERR", "EPOLLHUP", "EPOLLET")
-)  # fmt: skip
-READING = IN | PRI | RDHUP | _ET
-BOTH_WAYS = READING | OUT
-GONE = RDHUP | ERR | HUP
-
-
-class EventHandler(Protocol):
-    """Gets the events of a descriptor. ``on_events`` is synchronous and raises nothing."""
-
-    def on_events(self, events: int) -> None: ...
-
-
-class Deferred(Protocol):
-    """Work that waits for the other sessions' turn. ``run`` is synchronous and raises nothing."""
-
-    def run(self) -> None: ...
-
-
-class Watch(Protocol):
-    """A socket while the task of a session deals with it.
-
-    Attributes:
-        fd: The descriptor.
-        pending_events: Events that were noted, and that the task may not have acted on.
-        on_hangup: Called with the events of each report. None: no callback.
-    """
-
-    fd: int
-    pending_events: int
-    on_hangup: Callable[[int], None] | None
-
-    async def readable(self) -> int:
-        """Wait for the next report, after a read found nothing.
-
-        Returns:
-            The noted events.
-
-        Cancellation:
-            The watch stays registered and can be waited at again.
-        """
-
-    async def writable(self) -> int:
-        """Wait until a write, or connect(2), may make progress; otherwise like ``readable``."""
-
-
-class EpollWatch:
-    """A watch of ``Poller``. At most one task waits at it."""
-
-    __slots__ = ("_armed_events", "_poller", "_task", "fd", "on_hangup", "pending_events")
-
-    def __init__(self, poller: Poller, fd: int, events: int) -> None:
-        self._poller = poller
-        self._armed_events = events
-        self._task: trio.lowlevel.Task | None = None
-        self.fd = fd
-        self.pending_events = 0
-        self.on_hangup: Callable[[int], None] | None = None
-
-    def on_events(self, events: int) -> None:
-        """Note the events, call ``on_hangup``, and wake the task that waits."""
-        self.pending_events |= events
-        if self.on_hangup is not None:
-            self.on_hangup(events)
-            self._poller.end_turn()  # it may have set a deadline, which trio has to look at
-        task, self._task = self._task, None
-        if task is not None:
-            self._poller.wake(task)
-
-    async def writable(self) -> int:
-        if not self._armed_events & OUT:
-            self._armed_events |= OUT
-            self._poller.rearm(self.fd, self._armed_events)
-        return await self.readable()
-
-    async def readable(self) -> int:
-        self.pending_events &= GONE  # epoll reports these once, and they stay true
-        self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
-        return self.pending_events
-
-    def _abort_wait(self, _: object) -> trio.lowlevel.Abort:
-        self._task = None
-        return trio.lowlevel.Abort.SUCCEEDED
-
-
-class ListenerWatch(EpollWatch):
-    """The watch of a listening socket. It outlives a fault, because no timeout ends the wait there."""
-
-    __slots__ = ()
-
-
-class TrioWatch:
-    """A watch that uses trio's own waits: for sockets outside a poller, and without epoll.
-
-    ``pending_events`` stays 0, and ``on_hangup`` is never called.
-    """
-
-    __slots__ = ("fd", "on_hangup", "pending_events")
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.pending_events = 0
-        self.on_hangup: Callable[[int], None] | None = None
-
-    async def readable(self) -> int:
-        await trio.lowlevel.wait_readable(self.fd)
-        return IN
-
-    async def writable(self) -> int:
-        await trio.lowlevel.wait_writable(self.fd)
-        return ERR  # trio does not say whether there was an error: the caller has to ask the socket
 
 
 class Poller:
@@ -246,7 +114,7 @@ class Poller:
     async def _serve_in_task(self, on_started: Callable[[], object]) -> None:
         wakeup_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
-            self._epoll.register(wakeup_fd, IN | _ET)
+            self._epoll.register(wakeup_fd, IN | ET)
             on_started()
             while True:
                 if self._deferred or self._undelivered:
@@ -459,42 +327,3 @@ class Poller:
 
 def _reraise(fault: Exception) -> None:
     raise fault
-
-
-class TrioPoller:
-    """Replaces ``Poller`` where there is no epoll. It has no registry, and uses trio's own waits."""
-
-    clock = staticmethod(trio.current_time)
-    turns = 0
-
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Return at once: there is nothing to serve."""
-        task_status.started()
-
-    def add(self, fd: int, events: int = READING) -> Watch:  # noqa: ARG002 - the signature of Poller.add
-        """Return a watch; nothing is registered."""
-        return TrioWatch(fd)
-
-    add_listener = add
-
-    def watch(self, fd: int) -> Watch:
-        """Return a watch; it does not matter which."""
-        return TrioWatch(fd)
-
-    def forget(self, fd: int) -> None:
-        """Do nothing: nothing was registered."""
-
-    unregister = forget
-
-    def unwatch(self, watch: Watch) -> None:
-        """Do nothing: nothing was registered."""
-
-
-AnyPoller = Poller | TrioPoller
-
-TRIO = TrioPoller()
-
-
-def open_poller(on_fault: Callable[[Exception], None] | None = None) -> AnyPoller:
-    """Return the poller for this platform; ``on_fault`` as for ``Poller``."""
-    return Poller(on_fault) if hasattr(select, "epoll") else TRIO
