@@ -15,8 +15,8 @@ import trio.testing
 from mailproxy.log.end_reasons import CLIENT_ABORTED, SERVER_ABORTED
 from mailproxy.net.relay import Tunnel
 from mailproxy.net.relay.transfer import RECORD_BYTES
-from mailproxy.net.tls.auto_retry import can_clear_auto_retry
 from mailproxy.net.tls.handshake import accept_tls, connect_tls
+from mailproxy.net.tls.openssl import can_clear_auto_retry
 from mailproxy.net.tls.tls_socket import ssl_object
 from mailproxy.testing import Collect, Connection, Send, ThrowAwayCA, dial
 from tests.support.proxy.proxy_harness import ProxyHarness
