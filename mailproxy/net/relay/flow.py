@@ -427,7 +427,7 @@ class Flow(FlowState):
     def _forward_eof(self) -> None:
         """Close the sink for writing, as far as it has room for the close_notify."""
         reverse, session = self.reverse, self.session
-        before = len(self.pending_close_notify)
+        before = self.pending_close_notify
         is_last = reverse.is_finished
         try:
             # With both directions done, the session closes the sockets now. That sends the FIN and saves a
@@ -438,7 +438,7 @@ class Flow(FlowState):
             # A side that has closed its own direction may go without waiting for the answer.
             if not reverse.eof:
                 raise
-        if len(self.pending_close_notify) < before:
+        if before and len(self.pending_close_notify) < len(before):
             self.sink.last_activity = session.engine.poller.now
         if self.is_blocked:
             self._on_blocked()
