@@ -139,7 +139,7 @@ class SessionCounter:
             self.board.block(key, 1)[0] += 1
         if is_logged:
             _count_logged(logged, end, record)
-        if record.frontend_sessions > frontend[MOST]:  # noqa: PLR1730 - a call of max costs more, here and below
+        if record.frontend_sessions > frontend[MOST]:
             frontend[MOST] = record.frontend_sessions
         if backend is not None:
             _count_durations(backend, record, record.backend_sessions + 1)
@@ -189,23 +189,27 @@ def _count_logged(cells: Cells, end: int, record: SessionRecord) -> None:
 def _count_durations(cells: Cells, record: SessionRecord, sessions: int) -> None:
     number = cells[NUMBER] + 1
     cells[NUMBER] = number
-    cells[MOST] = max(cells[MOST], sessions)
+    if sessions > cells[MOST]:
+        cells[MOST] = sessions
     divisor = number if number < _AVERAGED_SESSIONS else _AVERAGED_SESSIONS  # noqa: FURB136 - a call costs more
     total, connect, queue = record.total_ms, record.connect_ms, record.queue_ms
     average = cells[TOTAL_AVERAGE]
     cells[TOTAL_AVERAGE] = average + (total * NS_PER_MS - average) // divisor
-    cells[TOTAL_LONGEST] = max(cells[TOTAL_LONGEST], total)
+    if total > cells[TOTAL_LONGEST]:
+        cells[TOTAL_LONGEST] = total
     # -1 is a phase that the session never came to, and counts as 0.
     average = cells[CONNECT_AVERAGE]
     if connect > 0:
         cells[CONNECT_AVERAGE] = average + (connect * NS_PER_MS - average) // divisor
-        cells[CONNECT_LONGEST] = max(cells[CONNECT_LONGEST], connect)
+        if connect > cells[CONNECT_LONGEST]:
+            cells[CONNECT_LONGEST] = connect
     elif average:
         cells[CONNECT_AVERAGE] = average + -average // divisor
     average = cells[QUEUE_AVERAGE]
     if queue > 0:
         cells[QUEUE_AVERAGE] = average + (queue * NS_PER_MS - average) // divisor
-        cells[QUEUE_LONGEST] = max(cells[QUEUE_LONGEST], queue)
+        if queue > cells[QUEUE_LONGEST]:
+            cells[QUEUE_LONGEST] = queue
     elif average:
         cells[QUEUE_AVERAGE] = average + -average // divisor
 
