@@ -17,7 +17,7 @@ Back-pressure. What the sink does not take is kept (``pending``, or in a pipe), 
 until the sink takes it. TCP then slows the sender down. Only then is epoll asked to report room at the sink:
 a socket that never was full is never reported as writable.
 
-Bulk. A read that fills the buffer is part of a bulk transfer. If both sides are clear, splice(2) moves the
+Bulk. A read that fills the buffer is part of a bulk transfer. If both sides are clear (or the kernel encrypts for the sink), splice(2) moves the
 rest through a pipe: the kernel moves pages, and no byte is copied into this process. The pipe is borrowed for
 the transfer.
 

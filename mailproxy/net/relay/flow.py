@@ -234,7 +234,11 @@ class Flow(FlowState):
                 return
             if is_drained:
                 return
-            if count == BUFFER_BYTES and not (source.is_tls or sink.is_tls or self.session.tunnel.gate):
+            if (
+                count == BUFFER_BYTES
+                and sink.takes_splice
+                and not (source.is_tls or self.session.tunnel.gate)
+            ):
                 self._splice()
                 return
         self._defer()
@@ -315,7 +319,7 @@ class Flow(FlowState):
         return count
 
     def _splice(self) -> None:
-        """Move a pipe full by splice(2), and defer the rest. Both sides are clear."""
+        """Move a pipe full by splice(2), and defer the rest. The source is clear, and the sink takes it."""
         pipe = self.pipe or self.session.engine.pipes.borrow()
         self.is_bulk = pipe is not None
         if pipe is None:

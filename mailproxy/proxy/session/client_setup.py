@@ -25,6 +25,7 @@ from mailproxy.net.proxy_header import receive_header
 from mailproxy.net.tls.challenge import challenge_context
 from mailproxy.net.tls.close import Alert, drop_unread, send_alert
 from mailproxy.net.tls.handshake import accept_tls
+from mailproxy.net.tls.kernel import kernel_encrypts
 from mailproxy.net.tls.terminator import CertificateSelection, Terminator
 from mailproxy.net.tls.tls_socket import TlsSocket
 from mailproxy.protocol.client_hello import (
@@ -188,6 +189,8 @@ async def _accept(
     except ClientHandshakeError as error:
         raise SessionEndedError(end_reasons.HANDSHAKE_FAILED, error) from None
     tls.certificates = selection.certificates
+    if selection.may_use_kernel:
+        tls.is_kernel_tls = kernel_encrypts(tls)
     return tls
 
 
