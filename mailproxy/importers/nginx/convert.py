@@ -14,7 +14,7 @@ from mailproxy.importers.nginx.maps import maps_of
 from mailproxy.importers.nginx.reader import Directive, Reader
 from mailproxy.importers.nginx.scope import Scope, account
 from mailproxy.importers.nginx.stream import Streams
-from mailproxy.importers.place import Origin, Place, Word
+from mailproxy.importers.place import Origin, Place
 from mailproxy.importers.times import duration, number
 
 _OF_STREAM = ("server", "upstream", "map", "geo", "limit_conn_zone")
@@ -58,8 +58,8 @@ def _main(top: Sequence[Directive]) -> Directive:
     place = top[0].place if top else Place("", 1, 1)
     rest = [each for each in top if each.name not in _OF_STREAM]
     if parts:
-        rest.append(Directive([Word("stream", parts[0].place)], parts))
-    return Directive([Word("", place)], rest)
+        rest.append(Directive("stream", [], parts[0].place, parts[0].last_line, parts))
+    return Directive("", [], place, place.line, rest)
 
 
 def _process(main: Directive, context: Context) -> None:
