@@ -11,6 +11,9 @@ from attrs import frozen
 _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?\Z"
 )
+# An IPv4 address in its canonical form. The ipaddress module takes ten times as long to read it.
+_IPV4 = re.compile(r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])(?:\.(?!\Z)|\Z)){4}")
+_BLANK = re.compile(r"\s")
 _DESCRIPTOR_NAME = re.compile(r"(?!-?[0-9]+\Z)[!-9;-~]{1,255}")  # FileDescriptorName= of systemd.socket(5)
 _INTERFACE = re.compile(r"[A-Za-z0-9_.-]{1,15}")  # IFNAMSIZ is 16 with the terminating zero
 UNIX_PATH_MAX = 107  # bytes; sun_path holds 108 with the terminating zero (unix(7))
@@ -205,7 +208,7 @@ def _parse_tcp(text: str, lowest_port: int = 0) -> TcpAddress:
         raise ValueError("is a path: write unix: before it")
     if "://" in text:
         raise ValueError("is a URL")
-    if any(character.isspace() for character in text):
+    if _BLANK.search(text):
         raise ValueError("has blanks in it")
     if bracketed := re.fullmatch(r"\[([^\]]*)\](?::([^:]*))?", text):
         inside, port = bracketed.groups()
@@ -236,6 +239,8 @@ def _is_ip(text: str) -> bool:
 
 def _canonical_ip(text: str) -> str:
     """Return an IP address in its canonical form, which is compared and logged; ``""`` for anything else."""
+    if _IPV4.fullmatch(text):
+        return text
     try:
         ip = ip_address(text)
     except ValueError:

@@ -47,21 +47,22 @@ def _tables(table: Table) -> Iterator[Table]:
 
 
 def _check_values(context: Context) -> None:
-    for path, table, kind in owners(context.draft):
+    for _, table, kind in owners(context.draft):
         if kind is not None:
-            _check_table(path, table, kind, context)
+            _check_table(table, kind, context)
 
 
-def _check_table(path: Path, table: Table, kind: type, context: Context) -> None:
+def _check_table(table: Table, kind: type, context: Context) -> None:
     keys = keys_of(kind)
     for name, item in list(table.keys.items()):
         key = keys.get(name)
         if key is None:
             continue
-        if key.table is not None and not isinstance(item, Value):
-            for each in [item] if isinstance(item, Table) else item:
-                _check_table((*path, name), each, key.table, context)
-        elif isinstance(item, Value) and not _is_valid(item, key):
+        if not isinstance(item, Value):
+            if key.table is not None:
+                for each in [item] if isinstance(item, Table) else item:
+                    _check_table(each, key.table, context)
+        elif not _is_valid(item, key):
             del table.keys[name]
             if (place := item.place or table.place) is not None:
                 context.report.loss(

@@ -78,30 +78,30 @@ def leave_out_unsupported(context: Context) -> None:
     """Take the keys and values out of the draft that this version does not have, and report them."""
     if not has_acme():
         context.draft.keys.pop("acme", None)
-    for path, table, kind in owners(context.draft):
+    for _, table, kind in owners(context.draft):
         if kind is not None:
-            _leave_out(path, table, kind, context)
+            _leave_out(table, kind, context)
     _leave_out_unused_tls(context.draft)
 
 
-def _leave_out(path: Path, table: Table, kind: type, context: Context) -> None:
+def _leave_out(table: Table, kind: type, context: Context) -> None:
     keys = keys_of(kind)
     for name, item in list(table.keys.items()):
         key = keys.get(name)
-        if key is None or (
-            key.supported is not None and isinstance(item, Value) and not _is_supported(key, item)
-        ):
+        if key is None or (isinstance(item, Value) and not _is_supported(key, item)):
             del table.keys[name]
-            _report(context, (*path, name), item, table)
-        elif key.table is not None and isinstance(item, Table):
-            _leave_out((*path, name), item, key.table, context)
-        elif key.table is not None and isinstance(item, list):
-            for index, row in enumerate(item):
-                _leave_out((*path, name, index), row, key.table, context)
+            _report(context, name, item, table)
+        elif key.table is None or isinstance(item, Value):
+            continue
+        elif isinstance(item, Table):
+            _leave_out(item, key.table, context)
+        else:
+            for row in item:
+                _leave_out(row, key.table, context)
 
 
 def _is_supported(key: Key, item: Value) -> bool:
-    if key.value_type is None or key.supported is None:
+    if key.supported is None or key.value_type is None:
         return True
     try:
         return key.value_type.structure(item.value) in key.supported
@@ -109,13 +109,13 @@ def _is_supported(key: Key, item: Value) -> bool:
         return True  # that is another fault
 
 
-def _report(context: Context, path: Path, item: Value | Table | list[Table], owner: Table) -> None:
+def _report(context: Context, name: str, item: Value | Table | list[Table], owner: Table) -> None:
     place = item.place if isinstance(item, (Value, Table)) else None
     place = place or owner.place or next(iter(owner.places()), None)
     if place is None:
         return
     value = f' = "{item.value}"' if isinstance(item, Value) and isinstance(item.value, str) else ""
-    fact = f"this version has no {path[-1]}{value} yet: it is left out"
+    fact = f"this version has no {name}{value} yet: it is left out"
     context.report.loss(place, context.name_of(place), fact)
 
 

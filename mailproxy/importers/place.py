@@ -96,6 +96,8 @@ def has_variable(text: str) -> bool:
 
 def show(text: str) -> str:
     """Return a word for a message, with variables as ``${NAME}``, shortened to 60 characters."""
+    if len(text) <= 60 and text.isprintable():
+        return text
     text = text.replace(VARIABLE_START, "${").replace(VARIABLE_END, "}")
     if not text.isprintable():
         text = "".join(each if each.isprintable() else "?" for each in text)

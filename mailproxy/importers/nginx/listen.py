@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from ipaddress import ip_address
 
 from attrs import define
 
+from mailproxy.address import TcpAddress
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table, new_table
 from mailproxy.importers.nginx.reader import Directive
 from mailproxy.importers.place import VARIABLE_START, Origin
 from mailproxy.importers.times import duration, number
 
+_PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _PORTS_MAX = 256
 _IGNORED = ("bind", "reuseport", "default_server", "default", "http2", "quic", "setfib", "deferred")
 _IGNORED_WITH_VALUE = ("rcvbuf", "sndbuf", "accept_filter", "multipath")
@@ -75,17 +76,14 @@ def _addresses(directive: Directive, context: Context) -> list[tuple[str, int | 
     host = host or "*"
     if host == "localhost":
         host = "127.0.0.1"
-    if host != "*" and VARIABLE_START not in host:
-        try:
-            ip_address(host.strip("[]"))
-        except ValueError:
-            context.report.loss(directive.place, "listen", f"{text}: a bind takes an IP address: left out")
-            return []
+    if host != "*" and VARIABLE_START not in host and not TcpAddress(host.strip("[]"), None).is_literal:
+        context.report.loss(directive.place, "listen", f"{text}: a bind takes an IP address: left out")
+        return []
     if host == "0.0.0.0":
         host = "*"
     if VARIABLE_START in ports:
         return [(f"{host}:{ports}", None)]
-    match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", ports)
+    match = _PORTS.fullmatch(ports)
     if match is None or not 0 <= int(match[2] or match[1]) - int(match[1]) < _PORTS_MAX:
         context.report.loss(directive.place, "listen", f"{text} has no port, or too many: left out")
         return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 
@@ -11,7 +10,7 @@ from attrs import define, field
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table, new_table
 from mailproxy.importers.names import name_of_port, unused_name
-from mailproxy.importers.nginx.backends import Backends
+from mailproxy.importers.nginx.backends import Backends, port_of
 from mailproxy.importers.nginx.listen import Listen, join_families, read_listen
 from mailproxy.importers.nginx.maps import read_map
 from mailproxy.importers.nginx.reader import Directive
@@ -111,21 +110,17 @@ class Streams:
         ):
             if (value := scope.duration(directive)) is not None:
                 timeouts.set(key, value[0], value[1])
-        behind = re.search(r":(\d+)$", target.arguments[0])
+        behind = port_of(target.arguments[0])
         frontend.set(
             "protocol",
-            guess_protocol(ports, [int(behind[1])] if behind else self._ports_of(target.arguments[0]), name),
+            guess_protocol(ports, self._ports_of(target.arguments[0]) if behind is None else [behind], name),
         )
         limits_of(frontend, scope, self.zones)
 
     def _ports_of(self, target: str) -> list[int | None]:
         upstream = self.backends.upstreams.get(target)
         servers = upstream.children("server") if upstream is not None else []
-        return [
-            int(match[1])
-            for server in servers
-            if server.arguments and (match := re.search(r":(\d+)$", server.arguments[0]))
-        ]
+        return [port_of(server.arguments[0]) for server in servers if server.arguments]
 
     def _routes(self, frontend: Table, scope: Scope, target: Directive, name: str, *, is_new: bool) -> None:
         """Write where sessions go: one backend, or routes by a map, server names and access rules."""
@@ -169,12 +164,12 @@ class Streams:
         for row in frontend.rows("bind"):
             if "mode" not in row:
                 row.set("mode", "passthrough", Origin(target.place))
-            match = re.search(r":(\d+)$", str(row.get("address")))
-            if match is not None and speaks_clear(int(match[1])) and row.get("mode") == "passthrough":
+            port = port_of(str(row.get("address")))
+            if speaks_clear(port) and row.get("mode") == "passthrough":
                 self.context.report.advise(
                     target.place,
                     "proxy_pass",
-                    f"port {match[1]} speaks clear text first, so no ClientHello ever comes and no client gets through: give it no routes by name",
+                    f"port {port} speaks clear text first, so no ClientHello ever comes and no client gets through: give it no routes by name",
                 )
 
 
