@@ -48,8 +48,7 @@ def _tables(table: Table) -> Iterator[Table]:
 
 def _check_values(context: Context) -> None:
     for _, table, kind in owners(context.draft):
-        if kind is not None:
-            _check_table(table, kind, context)
+        _check_table(table, kind, context)
 
 
 def _check_table(table: Table, kind: type, context: Context) -> None:

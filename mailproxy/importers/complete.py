@@ -17,6 +17,7 @@ _TCP = re.compile(r"(\*|[0-9.]+|\[[^]]*\]):([0-9]+)")
 
 def complete(context: Context) -> None:
     """Leave out frontends without binds and backends without servers, and fill in what else is missing."""
+    _leave_out_unused_tls(context.draft)
     _separate_families(context.draft)
     _leave_out_empty(context)
     _add_certificates(context)
@@ -25,6 +26,18 @@ def complete(context: Context) -> None:
 def _tables(draft: Table, section: str) -> Iterator[tuple[str, Table]]:
     tables = draft.table(section).keys
     return ((name, table) for name, table in list(tables.items()) if isinstance(table, Table))
+
+
+def _leave_out_unused_tls(draft: Table) -> None:
+    """Take out the TLS of frontends without a bind that terminates it."""
+    for _, frontend in _tables(draft, "frontends"):
+        binds, routes = frontend.rows("bind"), frontend.keys.get("routes", [])
+        terminates = any(row.get("mode") in ("tls", "starttls") for row in binds)
+        routed = isinstance(routes, list) and any(route.get("mode") == "tls" for route in routes)
+        if not terminates and not routed:
+            frontend.keys.pop("tls", None)
+            for row in binds:
+                row.keys.pop("tls", None)
 
 
 def _separate_families(draft: Table) -> None:

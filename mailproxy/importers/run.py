@@ -16,7 +16,6 @@ from mailproxy.importers.draft import Path as DraftPath
 from mailproxy.importers.draft import Value
 from mailproxy.importers.files import expand_folders, read_text
 from mailproxy.importers.inherit import share
-from mailproxy.importers.models import leave_out_unsupported
 from mailproxy.importers.place import Place
 from mailproxy.importers.report import Entry
 from mailproxy.importers.traps import find_traps
@@ -145,7 +144,6 @@ def _import_texts(program: str, texts: Sequence[tuple[str, str]], *, mend: bool)
     context = Context(PROGRAMS[program].title)
     PROGRAMS[program].convert(texts, context)
     context.report_unaccounted()
-    leave_out_unsupported(context)
     complete(context)
     find_traps(context, mend=mend)
     share(context)

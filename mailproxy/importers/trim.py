@@ -19,9 +19,7 @@ def trim(draft: Table) -> None:
     protocols = _protocols(draft)
     # From the end, which is from strong to weak: backends, frontends, profiles, defaults. A value is compared
     # with those of weaker layers while these are still complete.
-    for path, table, kind in reversed(list(owners(draft))):
-        if kind is None:
-            continue
+    for path, table, kind in reversed(owners(draft)):
         protocol = table.get("protocol")
         if protocol is None and path[0] in ("frontends", "backends"):
             protocol = protocols.get(str(path[1]), "tcp") if path[0] == "backends" else "tcp"
@@ -66,7 +64,7 @@ def backends_of(frontend: Table) -> list[str]:
     """Return the names of the backends that a frontend names."""
     routes = frontend.keys.get("routes", [])
     rows = [frontend, *(routes if isinstance(routes, list) else [])]
-    return [str(row.get("backend")) for row in rows if row.get("backend") is not None]
+    return [str(backend) for row in rows if (backend := row.get("backend")) is not None]
 
 
 def _trim(table: Table, kind: type, weaker: Sequence[Table], protocol: str | None) -> None:
@@ -127,13 +125,15 @@ def is_default(value: object, key: Key, protocol: str | None) -> bool:
 def _drop_empty(table: Table, *, of_client: bool = False) -> None:
     """Drop tables that are empty. An empty ``tls`` means something towards servers only."""
     for name, item in list(table.keys.items()):
+        if isinstance(item, Value):
+            continue
         if isinstance(item, Table):
             _drop_empty(item, of_client=of_client or name in ("frontends", "frontend"))
             if name == "stick" and not item.keys:
                 item.set("on", "source")
             if not item.keys and (of_client or name not in _MEANINGFUL):
                 del table.keys[name]
-        elif isinstance(item, list):
+        else:
             for row in item:
                 _drop_empty(row, of_client=of_client)
             if not item:

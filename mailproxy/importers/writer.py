@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 from mailproxy.config import model
 from mailproxy.config.fields import SHORT_FORMS, keys_of
@@ -29,7 +29,7 @@ def write(draft: Table) -> str:
         part = "\n".join(_section(path, table, kind))
         if part:
             parts.append(part)
-    head = list(_comments_above(draft.comments))
+    head = _comments_above(draft.comments)
     return "\n\n".join([*(["\n".join(head)] if head else []), *parts]) + "\n" if parts or head else ""
 
 
@@ -171,8 +171,8 @@ def _all_comments(table: Table) -> Comments:
     return Comments((*above, *beside[1:]), beside[0] if beside else "")
 
 
-def _comments_above(comments: Comments) -> Iterator[str]:
-    return (f"# {_comment(line)}".rstrip() for line in comments.above)
+def _comments_above(comments: Comments) -> Sequence[str]:
+    return [f"# {_comment(line)}".rstrip() for line in comments.above] if comments.above else ()
 
 
 def _beside(comments: Comments) -> str:
@@ -187,6 +187,7 @@ def _dotted(path: Iterable[str | int]) -> str:
     return ".".join([_name(str(step)) for step in path])
 
 
+@lru_cache(maxsize=1_000)
 def _name(name: str) -> str:
     return name if _BARE.fullmatch(name) else _string(name, is_key=True)
 

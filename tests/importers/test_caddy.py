@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from mailproxy.errors import ConfigError
-from mailproxy.importers.models import has_acme
 from tests.support.imports import caddy, report, tables
 
 
@@ -152,12 +151,8 @@ class TestCertificates:
             + "imap.example.com {\nrespond 200\n}\n"
         )
         found = tables(result)
-        if has_acme():
-            assert found["acme"]["caddy"]["terms_agreed"] is True
-            assert found["frontends"]["imaps"]["tls"] == {"acme": "caddy", "names": ["imap.example.com"]}
-        else:
-            assert found["frontends"]["imaps"]["tls"] == {"certificates": ["/etc/mailproxy/certs/"]}
-            assert any("Caddy obtains the certificates" in line for line in report(result))
+        assert found["acme"]["caddy"]["terms_agreed"] is True
+        assert found["frontends"]["imaps"]["tls"] == {"acme": "caddy", "names": ["imap.example.com"]}
 
     def test_authority_of_another_directory(self) -> None:
         """Its global options in a Caddyfile, and as ``caddy adapt`` writes them in JSON."""

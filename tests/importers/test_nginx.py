@@ -238,13 +238,10 @@ class TestMail:
         }  # fmt: skip
         assert any("auth_http: the login decides the server" in line for line in report(result))
 
-    def test_starttls_is_written_or_reported(self) -> None:
+    def test_starttls(self) -> None:
         result = nginx("mail { server { listen 143; protocol imap; starttls only; ssl_certificate /c; } }")
         (bind,) = tables(result)["frontends"]["imap"]["bind"]
-        if bind == "*:143":
-            assert any('this version has no mode = "starttls" yet' in line for line in report(result))
-        else:
-            assert bind["mode"] == "starttls"
+        assert bind["mode"] == "starttls"
 
     def test_submission_by_port(self) -> None:
         result = nginx("mail { server { listen 587; protocol smtp; } }")

@@ -6,7 +6,6 @@ from mailproxy.importers.caddy.model import Certificates
 from mailproxy.importers.caddy.tls import ACME_NAME
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table
-from mailproxy.importers.models import has_acme
 from mailproxy.importers.place import Origin, show
 
 _PORT_OF_TLS = ":443"
@@ -16,7 +15,7 @@ _HTTP_PORT = "80"
 def write_certificates(certificates: Certificates, context: Context) -> None:
     """Write the authority that frontends obtain their certificates from, if they do."""
     authorities = context.draft.keys.get("acme")
-    if not has_acme() or not isinstance(authorities, Table):
+    if not isinstance(authorities, Table):
         return
     table = authorities.table(ACME_NAME)
     options = certificates.options

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mailproxy.importers.complete import CERTIFICATES
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table
-from mailproxy.importers.models import HAS_TLS13_SUITES, has_acme
+from mailproxy.importers.models import HAS_TLS13_SUITES
 from mailproxy.importers.names import settled_name
 from mailproxy.importers.node import Node
 from mailproxy.importers.place import Origin
@@ -111,10 +111,9 @@ def _obtained(table: Table, resolver: Node, names: list[str], root: Node, contex
     """Let mailproxy obtain the certificates; return False if it cannot."""
     authority = pick(entries(root, "certificatesResolvers").get(resolver.text), "acme")
     wildcards = [name for name in names if name.startswith("*.")]
-    if authority is None or not has_acme() or not names or wildcards:
+    if authority is None or not names or wildcards:
         why = (
             "there is no such resolver in these files" if authority is None
-            else "this version obtains no certificates" if not has_acme()
             else "no rule says which names they are for" if not names
             else 'wildcards need challenge = "dns-01" with a program of yours'
         )  # fmt: skip
