@@ -25,7 +25,7 @@ _TOKEN = re.compile(
         | \#(?P<comment>[^\n]*)
         | (?P<quoted>"[^"\\]*+(?:\\.[^"\\]*+)*+" | '[^'\\]*+(?:\\.[^'\\]*+)*+')
         | (?P<unclosed>["'])
-        | (?P<word>(?:\$\{[^}\n]*\}|\\.|[^\s;{}\\])+)
+        | (?P<word>(?:[^\s;{}\\$]++|\$\{[^}\n]*\}|\\.|\$)+)
         | (?P<end>\Z)
         | (?P<other>.)  # a backslash at the end of the file
     )""",
