@@ -149,7 +149,7 @@ def _report_unused_maps(maps: Iterable[Directive], context: Context) -> None:
 
 def _access_logs(blocks: Sequence[Directive], context: Context) -> None:
     """Write the log targets of the stream and mail modules."""
-    rows: list[Table] = []
+    rows: dict[str, Table] = {}
     logs = [
         log
         for block in blocks
@@ -167,11 +167,10 @@ def _access_logs(blocks: Sequence[Directive], context: Context) -> None:
             to, facility, tag = _syslog(target)
         else:
             to, facility, tag = target, "", ""
-        if "$" in to or any(row.get("to") == to for row in rows):
-            if "$" in to:
-                context.report.loss(
-                    log.place, "access_log", f"{to}: a file by variables is not here: left out"
-                )
+        if "$" in to:
+            context.report.loss(log.place, "access_log", f"{to}: a file by variables is not here: left out")
+            continue
+        if to in rows:
             continue
         row = Table(place=log.place, comments=log.take_comments())
         row.set("to", to, Origin(log.place))
@@ -179,12 +178,17 @@ def _access_logs(blocks: Sequence[Directive], context: Context) -> None:
             row.set("facility", facility, Origin(log.place))
         if to.startswith("syslog:") and tag:
             row.set("tag", tag, Origin(log.place))
-        rows.append(row)
+        rows[to] = row
     log_table = context.draft.table("log")
-    if len(rows) == 1 and not log_table.keys:
-        log_table.keys, log_table.place, log_table.comments = rows[0].keys, rows[0].place, rows[0].comments
-    elif rows:
-        log_table.rows("targets").extend(rows)
+    targets = list(rows.values())
+    if len(targets) == 1 and not log_table.keys:
+        log_table.keys, log_table.place, log_table.comments = (
+            targets[0].keys,
+            targets[0].place,
+            targets[0].comments,
+        )
+    elif targets:
+        log_table.rows("targets").extend(targets)
 
 
 def _syslog(target: str) -> tuple[str, str, str]:

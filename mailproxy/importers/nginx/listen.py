@@ -11,7 +11,7 @@ from mailproxy.address import TcpAddress
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table, new_table
 from mailproxy.importers.nginx.reader import Directive
-from mailproxy.importers.place import VARIABLE_START, Origin
+from mailproxy.importers.place import NO_COMMENTS, VARIABLE_START, Origin
 from mailproxy.importers.times import duration, number
 
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
@@ -124,21 +124,21 @@ def set_keepalive(row: Table, value: str, source: Origin) -> None:
 
 def join_families(listens: Sequence[Listen]) -> list[Listen]:
     """Return the binds with ``*:993`` and ``[::]:993`` as one bind that takes both families, where they are alike."""
-    joined = list(listens)
+    twins = {listen.address: listen for listen in reversed(listens)}
+    rest: list[Listen] = []
     for listen in listens:
-        if not listen.address.startswith("*:") or listen.port is None:
+        host, _, port = listen.address.rpartition(":")
+        twin = twins.get(f"[::]:{port}") if host == "*" else None
+        if twin is None or not _is_alike(listen, twin):
+            rest.append(listen)
             continue
-        twin = next((each for each in joined if each.address == f"[::]:{listen.port}"), None)
-        if twin is None or (twin.is_tls, twin.takes_header) != (listen.is_tls, listen.takes_header):
-            continue
-        own = {key: item for key, item in listen.row.keys.items() if key != "address"}
-        other = {key: item for key, item in twin.row.keys.items() if key not in ("address", "v6only")}
-        if own == other:
-            twin.row.keys.pop("v6only", None)
-            twin.row.comments = (
-                listen.row.comments
-                if listen.row.comments.above or listen.row.comments.beside
-                else twin.row.comments
-            )
-            joined.remove(listen)
-    return joined
+        twin.row.keys.pop("v6only", None)
+        if listen.row.comments != NO_COMMENTS:
+            twin.row.comments = listen.row.comments
+    return rest
+
+
+def _is_alike(listen: Listen, twin: Listen) -> bool:
+    own = {key: item for key, item in listen.row.keys.items() if key != "address"}
+    other = {key: item for key, item in twin.row.keys.items() if key not in ("address", "v6only")}
+    return (twin.is_tls, twin.takes_header, other) == (listen.is_tls, listen.takes_header, own)

@@ -31,6 +31,8 @@ class Streams:
         maps: Map and geo blocks by their variable.
         zones: The keys of limit_conn zones by name.
         frontends: The frontends so far, by the addresses of their binds.
+        certificates: The names of the certificate files of frontends with several server blocks, by the identity of
+            the frontend's table.
     """
 
     context: Context
@@ -38,6 +40,7 @@ class Streams:
     maps: Mapping[str, Directive]
     zones: Mapping[str, str]
     frontends: dict[str, Table] = field(factory=dict)
+    certificates: dict[int, set[object]] = field(factory=dict)
 
     def translate(self, block: Directive, around: Sequence[Directive]) -> None:
         """Translate a server block."""
@@ -156,9 +159,16 @@ class Streams:
 
     def _join_certificates(self, frontend: Table, scope: Scope) -> None:
         own = client_tls(scope).keys.get("certificates")
-        if isinstance(own, list):
-            known = frontend.table("tls").rows("certificates")
-            known += [row for row in own if row not in known]
+        if not isinstance(own, list):
+            return
+        rows = frontend.table("tls").rows("certificates")
+        known = self.certificates.get(id(frontend))
+        if known is None:
+            self.certificates[id(frontend)] = known = {_files(row) for row in rows}
+        for row in own:
+            if _files(row) not in known:
+                known.add(_files(row))
+                rows.append(row)
 
     def _wait_for_hello(self, frontend: Table, target: Directive) -> None:
         for row in frontend.rows("bind"):
@@ -171,6 +181,10 @@ class Streams:
                     "proxy_pass",
                     f"port {port} speaks clear text first, so no ClientHello ever comes and no client gets through: give it no routes by name",
                 )
+
+
+def _files(certificate: Table) -> tuple[object, object]:
+    return certificate.get("certificate"), certificate.get("key")
 
 
 def read_listens(scope: Scope) -> list[Listen]:
