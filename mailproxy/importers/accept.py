@@ -17,6 +17,10 @@ from mailproxy.importers.place import Place, has_variable, show
 from mailproxy.importers.writer import write
 
 _ROUNDS_MAX = 20  # each round takes out at least one value, mostly all of them
+_REQUIRED = (
+    "address",
+    "certificate",
+)  # keys without which a row of binds, servers or certificates is refused, too
 # Loading takes half a millisecond a server. Of larger configurations each value is checked by itself, which is
 # nearly all that mailproxy refuses; mailproxy check finds the rest.
 _TABLES_MAX = 1_000
@@ -110,6 +114,7 @@ def _take_out_all(faults: Sequence[Fault], context: Context) -> bool:
     """Take out the values and tables that faults are about; return False if there are none."""
     paths = {str(ROOT_PATH.joinpath(*path)): path for path in _paths(context.draft, ())}
     found = [(path, fault) for fault in faults if (path := _nearest(fault.path, paths)) is not None]
+    found = [(path[:-1] if _is_required(path) else path, fault) for path, fault in found]
     chosen = dict(reversed(found))  # the first fault of each
     outermost = [path for path in chosen if not any(path[:end] in chosen for end in range(1, len(path)))]
     # From the end: the indexes of rows before one that is taken out stay valid.
@@ -117,6 +122,10 @@ def _take_out_all(faults: Sequence[Fault], context: Context) -> bool:
         outermost, key=lambda path: [(isinstance(step, int), step) for step in path], reverse=True
     )
     return any([_take_out(path, chosen[path], context) for path in ordered])  # noqa: C419 - all of them
+
+
+def _is_required(path: Path) -> bool:
+    return len(path) > 1 and isinstance(path[-2], int) and path[-1] in _REQUIRED
 
 
 def _nearest(text: str, paths: Mapping[str, Path]) -> Path | None:

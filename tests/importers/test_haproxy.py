@@ -569,6 +569,21 @@ class TestLanguage:
         with pytest.raises(ConfigError, match=r"^haproxy\.cfg:2:6: the quote \" is not closed$"):
             haproxy('global\n log "x\n')
 
+    def test_branch_that_does_not_hold_is_one_line(self) -> None:
+        text = f".if false\nlisten x\n bind :110\n.alert never\n.else\n{DEFAULTS}{LISTEN}.endif\n"
+        result = haproxy(text)
+        assert set(tables(result)["frontends"]) == {"imap"}
+        assert [line for line in report(result) if ".if" in line] == [
+            "haproxy.cfg:2:1: note: the line is in a branch of .if that does not hold: left out, also line 3"
+        ]
+        assert not any("never" in line for line in report(result))
+
+    def test_alert_and_notice(self) -> None:
+        result = haproxy(f".notice hello\n{DEFAULTS}{LISTEN}.alert no mail\n")
+        assert [line for line in report(result) if "haproxy.cfg:1:" in line or "mail" in line] == [
+            "haproxy.cfg:11:1: note: .alert: HAProxy stops here: no mail: read all the same"
+        ]
+
     def test_misspelled_parameter(self) -> None:
         result = haproxy(f"{IMAP} server a 192.0.2.1:143 send_proxy\n")
         assert tables(result)["backends"]["d"]["send_proxy"] == "v1"
@@ -710,6 +725,11 @@ class TestTraps:
         assert [line for line in lines if "minconn" in line] == [
             "haproxy.cfg:10:25: server minconn: not here: max_sessions is fixed, also lines 14, 18, 22"
         ]
+
+    def test_refused_bind_is_reported_once(self) -> None:
+        result = haproxy(f"{DEFAULTS}{LISTEN}listen x\n bind :110\n bind :143\n server a 192.0.2.1:110\n")
+        assert tables(result)["frontends"]["x"]["bind"] == ["*:110"]
+        assert len([line for line in report(result) if "mailproxy refuses" in line]) == 1
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,16 @@ class TestLanguage:
         assert not result.has_losses
 
 
+def test_silent_timeout_is_reported_once() -> None:
+    result = nginx("stream {\n server { listen 143; proxy_pass 192.0.2.1:143; }\n}\n")
+    assert [line for line in report(result) if "RFC 2177" in line] == [
+        (
+            "nginx.conf:2:2: advice: server: 10m cuts off IMAP clients in IDLE, which are silent for 29 minutes (RFC 2177): "
+            "remove it for mailproxy's 31m"
+        )
+    ]
+
+
 def test_log_targets() -> None:
     text = "stream { access_log /var/log/a.log; access_log off; server { listen 143; access_log syslog:server=192.0.2.9,facility=mail,tag=x main; proxy_pass 192.0.2.1:143; } }"
     assert tables(nginx(text))["log"]["targets"] == [

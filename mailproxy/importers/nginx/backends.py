@@ -192,7 +192,9 @@ class Backends:
             ("proxy_timeout", "server", _PROXY_TIMEOUT),
         ):
             given = scope.duration(name)
-            timeouts.set(key, default if given is None else given[0], None if given is None else given[1])
+            # At the place of the block, as for the frontend: one cause is reported once.
+            value, source = (default, Origin(scope.block.place)) if given is None else given
+            timeouts.set(key, value, source)
         table.set("send_proxy", "none")
         if (header := scope.last("proxy_protocol")) is not None:
             table.set("send_proxy", {"on": "v1", "v2": "v2"}.get(header.arguments[0], "none"), header)
