@@ -190,6 +190,34 @@ class TestCertificates:
             assert not result.has_losses
             assert any("port 8080" in line for line in report(result))
 
+    def test_external_account(self) -> None:
+        options = "acme_eab {\nkey_id kid-1\nmac_key c2VjcmV0\n}\n"
+        text = server("@a tls sni a.example", f"route @a {{\ntls\n{PROXY}\n}}") + "a.example {\n}\n"
+        result = caddy("{\n" + options + text.removeprefix("{\n"))
+        assert tables(result)["acme"]["caddy"]["eab"] == {
+            "key_id": "kid-1",
+            "hmac_file": "/etc/mailproxy/eab.key",
+        }
+        (line,) = [line for line in report(result) if "mac_key" in line]
+        assert line.endswith("put its value, in base64url, into /etc/mailproxy/eab.key")
+        assert "c2VjcmV0" not in result.text + "".join(report(result))
+
+    def test_external_account_in_json(self) -> None:
+        issuer = {"module": "acme", "external_account": {"key_id": "kid-1", "mac_key": "c2VjcmV0"}}
+        route = {
+            "match": [{"tls": {"sni": ["a.example"]}}],
+            "handle": [
+                {"handler": "tls"},
+                {"handler": "proxy", "upstreams": [{"dial": ["192.0.2.1:993"]}]},
+            ],
+        }
+        policies = [{"subjects": ["a.example"], "issuers": [issuer]}]
+        servers = {"s": {"listen": [":993"], "routes": [route]}}
+        apps = {"layer4": {"servers": servers}, "tls": {"automation": {"policies": policies}}}
+        result = caddy(json.dumps({"apps": apps}))
+        assert tables(result)["acme"]["caddy"]["eab"]["key_id"] == "kid-1"
+        assert any("mac_key" in line for line in report(result))
+
     def test_own_authority(self) -> None:
         text = (
             server("@a tls sni a.example", f"route @a {{\ntls\n{PROXY}\n}}")

@@ -10,6 +10,7 @@ from mailproxy.importers.place import Origin, show
 
 _PORT_OF_TLS = ":443"
 _HTTP_PORT = "80"
+_HMAC_FILE = "/etc/mailproxy/eab.key"
 
 
 def write_certificates(certificates: Certificates, context: Context) -> None:
@@ -26,6 +27,13 @@ def write_certificates(certificates: Certificates, context: Context) -> None:
     if (email := options.get("email")) is not None and email.value:
         address = email.value if email.value.startswith("mailto:") else f"mailto:{email.value}"
         table.set("contact", [address], email)
+    if (key_id := options.get("eab_key_id")) is not None and key_id.value:
+        binding = table.table("eab")
+        binding.set("key_id", key_id.value, key_id)
+        binding.set("hmac_file", _HMAC_FILE, Origin(key_id.place))
+        context.report.loss(
+            key_id.place, "mac_key", f"is read from a file: put its value, in base64url, into {_HMAC_FILE}"
+        )
     source = None if table.place is None else Origin(table.place)
     table.set("terms_agreed", value=True, source=source)
     if not _is_port_bound(context.draft, _PORT_OF_TLS) and table.place is not None:
