@@ -283,3 +283,12 @@ class TestLanguage:
             }]}}}}
         }  # fmt: skip
         assert tables(caddy(json.dumps(value))) == tables(caddy(text))
+
+
+def test_backend_of_two_protocols() -> None:
+    servers = "".join(f"  :{port} {{\n   route {{\n    proxy 192.0.2.1\n   }}\n  }}\n" for port in (143, 110))
+    result = caddy(f"{{\n layer4 {{\n{servers} }}\n}}\n")
+    found = tables(result)
+    assert [found["frontends"][name]["backend"] for name in ("imap", "pop3")] == ["imap", "imap"]
+    assert found["backends"]["imap"]["protocol"] == "tcp"
+    assert not result.has_losses

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from mailproxy.importers.caddy.model import Certificates
 from mailproxy.importers.caddy.tls import ACME_NAME
+from mailproxy.importers.complete import HMAC_FILE
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table
 from mailproxy.importers.place import Origin, show
 
 _PORT_OF_TLS = ":443"
 _HTTP_PORT = "80"
-_HMAC_FILE = "/etc/mailproxy/eab.key"
 
 
 def write_certificates(certificates: Certificates, context: Context) -> None:
@@ -30,9 +30,9 @@ def write_certificates(certificates: Certificates, context: Context) -> None:
     if (key_id := options.get("eab_key_id")) is not None and key_id.value:
         binding = table.table("eab")
         binding.set("key_id", key_id.value, key_id)
-        binding.set("hmac_file", _HMAC_FILE, Origin(key_id.place))
+        binding.set("hmac_file", HMAC_FILE, Origin(key_id.place))
         context.report.loss(
-            key_id.place, "mac_key", f"is read from a file: put its value, in base64url, into {_HMAC_FILE}"
+            key_id.place, "mac_key", f"is read from a file: put its value, in base64url, into {HMAC_FILE}"
         )
     source = None if table.place is None else Origin(table.place)
     table.set("terms_agreed", value=True, source=source)

@@ -112,7 +112,6 @@ def _streams(streams: Sequence[Directive], main: Directive, context: Context) ->
     _report_unused_tls(streams, context)
     _report_unused_maps(maps.values(), context)
     _access_logs(streams, context)
-    _settle_protocols(context.draft)
 
 
 def _account_upstream(upstream: Directive, context: Context) -> None:
@@ -202,18 +201,3 @@ def _syslog(target: str) -> tuple[str, str, str]:
         given.get("facility", ""),
         given.get("tag", ""),
     )
-
-
-def _settle_protocols(draft: Table) -> None:
-    """Write the protocol of backends whose frontends have several."""
-    spoken: dict[str, set[str]] = {}
-    for frontend in draft.table("frontends").keys.values():
-        if isinstance(frontend, Table):
-            for row in [frontend, *frontend.rows("routes")]:
-                if isinstance(name := row.get("backend"), str):
-                    spoken.setdefault(name, set()).add(str(frontend.get("protocol")))
-    for name, protocols in spoken.items():
-        if len(protocols) > 1:
-            draft.table("backends").table(name).set(
-                "protocol", "smtp" if protocols == {"smtp", "submission"} else "tcp"
-            )

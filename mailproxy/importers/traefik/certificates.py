@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mailproxy.importers.complete import CERTIFICATES
+from mailproxy.importers.complete import CERTIFICATES, HMAC_FILE
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table
 from mailproxy.importers.models import HAS_TLS13_SUITES
@@ -20,6 +20,7 @@ _CLIENT_AUTH = {
     "RequireAndVerifyClientCert": "required",
 }
 _KEY_TYPES = {"EC256": "ecdsa-p256", "EC384": "ecdsa-p384", "RSA2048": "rsa-2048", "RSA4096": "rsa-4096"}
+_STORAGE = "/var/lib/mailproxy/acme"
 _CHALLENGES = {"tlsChallenge": "tls-alpn-01", "httpChallenge": "http-01", "dnsChallenge": "dns-01"}
 
 
@@ -128,13 +129,16 @@ def _obtained(table: Table, resolver: Node, names: list[str], root: Node, contex
     name = settled_name(resolver.text)
     table.set("acme", name, resolver)
     table.set("names", list(dict.fromkeys(names)), resolver)
-    _authority(context.draft.table("acme").table(name), authority, context)
+    authorities = context.draft.table("acme")
+    if name not in authorities:
+        storage = f"{_STORAGE}-{name}" if authorities.keys else _STORAGE
+        _authority(authorities.table(name), authority, storage, context)
     fact = "Traefik obtains the certificates: so does mailproxy, with terms_agreed = true"
     context.report.note(resolver.place, "certResolver", fact)
     return True
 
 
-def _authority(table: Table, authority: Node, context: Context) -> None:
+def _authority(table: Table, authority: Node, storage: str, context: Context) -> None:
     table.place = authority.place
     for key, own in (("caServer", "directory"), ("email", "contact"), ("keyType", "keys")):
         if (node := pick(authority, key)) is None or not node.text:
@@ -156,6 +160,12 @@ def _authority(table: Table, authority: Node, context: Context) -> None:
                 challenge.place, key, 'give challenge = "dns-01" and a program: http-01 is written'
             )
         table.set_default("challenge", "http-01" if own == "dns-01" else own, challenge)
-    table.set("storage", "/var/lib/mailproxy/acme")
+    if (key_id := pick(authority, "eab", "kid")) is not None:
+        table.table("eab").set("key_id", key_id.text, key_id)
+        table.table("eab").set("hmac_file", HMAC_FILE, Origin(key_id.place))
+    if (hmac := pick(authority, "eab", "hmacEncoded")) is not None:
+        fact = f"is read from a file: put its value, in base64url, into {HMAC_FILE}"
+        context.report.loss(hmac.place, "hmacEncoded", fact)
+    table.set("storage", storage)
     if (file := pick(authority, "storage")) is not None:
-        context.report.note(file.place, "storage", "mailproxy keeps a folder: /var/lib/mailproxy/acme")
+        context.report.note(file.place, "storage", f"mailproxy keeps a folder: {storage}")
