@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from mailproxy.config import model
 from mailproxy.config.fields import Key, keys_of
@@ -94,7 +94,7 @@ class _Group:
             item = None if owner is None else owner.keys.get(path[-1])
             if owner is None or not isinstance(item, (Value, list)):
                 return []
-            holders.append(_Holder(member.protocol, owner, item))
+            holders.append(_Holder(member.protocol, owner, item, _fingerprint(item)))
         return holders
 
 
@@ -112,17 +112,16 @@ class _Holder:
     protocol: str | None
     owner: Table
     item: Value | list[Table]
-    text: str = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.text = (
-            repr(self.item.value) if isinstance(self.item, Value) else repr([plain(row) for row in self.item])
-        )
+    text: str
 
     @property
     def value(self) -> object:
         """What is equal for equal values."""
         return self.item.value if isinstance(self.item, Value) else self.item
+
+
+def _fingerprint(item: Value | list[Table]) -> str:
+    return repr(item.value) if isinstance(item, Value) else repr([plain(row) for row in item])
 
 
 def share(context: Context) -> None:

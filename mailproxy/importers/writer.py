@@ -160,14 +160,12 @@ def _rows(name: str, rows: Sequence[Table], kind: type | None, *, forced: bool =
 
 def _all_comments(table: Table) -> Comments:
     """Return the comments of a table on one line, with those of its values."""
-    above, beside = list(table.comments.above), [table.comments.beside]
-    commented = [value.comments for _, value in table.values() if value.comments is not NO_COMMENTS]
-    for comments in commented:
-        above += comments.above
-        beside.append(comments.beside)
-    if not any(above) and not any(beside):
+    given = [table.comments, *(value.comments for _, value in table.values())]
+    given = [comments for comments in given if comments is not NO_COMMENTS]
+    if not given:
         return NO_COMMENTS
-    beside = [text for text in beside if text]
+    above = [line for comments in given for line in comments.above]
+    beside = [comments.beside for comments in given if comments.beside]
     return Comments((*above, *beside[1:]), beside[0] if beside else "")
 
 
@@ -180,6 +178,8 @@ def _beside(comments: Comments) -> str:
 
 
 def _comment(text: str) -> str:
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() or char == "\t" else "?" for char in text)
 
 
