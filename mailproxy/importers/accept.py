@@ -17,10 +17,8 @@ from mailproxy.importers.place import Place, has_variable, show
 from mailproxy.importers.writer import write
 
 _ROUNDS_MAX = 20  # each round takes out at least one value, mostly all of them
-_REQUIRED = (
-    "address",
-    "certificate",
-)  # keys without which a row of binds, servers or certificates is refused, too
+# Keys without which a row of binds, servers or certificates is refused, too.
+_REQUIRED = ("address", "certificate")
 # Loading takes half a millisecond a server. Of larger configurations each value is checked by itself, which is
 # nearly all that mailproxy refuses; mailproxy check finds the rest.
 _TABLES_MAX = 1_000

@@ -301,6 +301,21 @@ def test_silent_timeout_is_reported_once() -> None:
     ]
 
 
+@pytest.mark.parametrize("digits", ["9" * 5_000, "٣"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "limit_conn_zone $remote_addr zone=a:1m; server {{ listen 143; limit_conn a {0}; proxy_pass 192.0.2.1:143; }}",
+        "server {{ listen 143; proxy_pass 192.0.2.1:{0}; }}", "server {{ listen {0}; proxy_pass 192.0.2.1:143; }}",
+        "upstream u {{ server 192.0.2.1:{0} weight={0} max_fails={0}; }} server {{ listen 143; proxy_pass u; proxy_timeout {0}; }}",
+    ],
+)  # fmt: skip
+def test_digits_that_are_no_number(text: str, digits: str) -> None:
+    """Python refuses numbers of thousands of digits, and takes those of other scripts."""
+    result = nginx(f"stream {{ {text.format(digits)} }}")
+    assert result.has_losses
+
+
 def test_log_targets() -> None:
     text = "stream { access_log /var/log/a.log; access_log off; server { listen 143; access_log syslog:server=192.0.2.9,facility=mail,tag=x main; proxy_pass 192.0.2.1:143; } }"
     assert tables(nginx(text))["log"]["targets"] == [

@@ -16,7 +16,7 @@ from mailproxy.importers.nginx.tls import server_tls
 from mailproxy.importers.place import VARIABLE_START, Origin
 from mailproxy.importers.times import duration, number
 
-_PORT = re.compile(r":(\d+)$")
+_PORT = re.compile(r":([0-9]{1,5})$")
 _FAIL_TIMEOUT = "10s"  # nginx's defaults
 _CONNECT_TIMEOUT = "60s"
 _PROXY_TIMEOUT = "10m"

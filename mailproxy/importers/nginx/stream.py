@@ -18,6 +18,7 @@ from mailproxy.importers.nginx.scope import Scope
 from mailproxy.importers.nginx.tls import client_tls
 from mailproxy.importers.place import Origin
 from mailproxy.importers.ports import guess_protocol, speaks_clear
+from mailproxy.importers.times import number
 
 _PROXY_TIMEOUT = "10m"  # nginx's default
 EVERYBODY = ["0.0.0.0/0", "::/0"]
@@ -240,10 +241,11 @@ def limits_of(frontend: Table, scope: Scope, zones: Mapping[str, str]) -> None:
     for limit in scope.all("limit_conn"):
         words = limit.arguments
         key = zones.get(words[0], "") if words else ""
-        if len(words) == 2 and words[1].isdecimal() and key in ("$binary_remote_addr", "$remote_addr"):
-            frontend.set("max_sessions_per_client", int(words[1]), limit)
-        elif len(words) == 2 and words[1].isdecimal() and key.startswith("$server_"):
-            frontend.set("max_sessions", int(words[1]), limit)
+        count = number(words[1]) if len(words) == 2 else None
+        if count is not None and key in ("$binary_remote_addr", "$remote_addr"):
+            frontend.set("max_sessions_per_client", count, limit)
+        elif count is not None and key.startswith("$server_"):
+            frontend.set("max_sessions", count, limit)
         else:
             scope.context.report.loss(
                 limit.place, "limit_conn", f"a limit by {key or 'this zone'} is not here: left out"
