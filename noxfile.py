@@ -65,7 +65,7 @@ def peers(session: nox.Session) -> None:
     quick = [path for path in Path("tests").rglob("test_*.py") if "mark.slow" not in path.read_text()]
     session.run("pytest", *SIDE_BY_SIDE, "-m", "slow", *(f"--ignore={path}" for path in quick))
     # The tests of a file share programs, which are started once.
-    session.run("pytest", "--peers", "--numprocesses=3", "--dist=loadfile", "tests/interop")
+    session.run("pytest", "--peers", "--numprocesses=4", "--dist=loadfile", "tests/interop")
 
 
 @nox.session

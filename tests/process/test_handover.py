@@ -249,7 +249,7 @@ def test_address_that_the_successor_does_not_have_is_closed(site: Site, workers:
 def test_queue_of_an_address_that_is_closed_is_served_first(site: Site, workers: int) -> None:
     other = free_port()
     binds = f'"127.0.0.1:{site.port}", "127.0.0.1:{other}"'
-    old = site.replace(site.configuration(workers=workers, binds=binds, drain_timeout="2s"))
+    old = site.replace(site.configuration(workers=workers, binds=binds))
     stopped = [old.process.pid] if workers == 1 else old.workers
     end = get_end(site.admin)
     wait_until(lambda: select.select([end], [], [], 0)[0] or None)
