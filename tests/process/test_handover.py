@@ -31,6 +31,7 @@ from tests.support.worker_group import (
     WorkerGroup,
     configuration,
     descriptor_targets,
+    pause,
     wait_until,
 )
 
@@ -255,7 +256,7 @@ def test_queue_of_an_address_that_is_closed_is_served_first(site: Site, workers:
     wait_until(lambda: select.select([end], [], [], 0)[0] or None)
     time.sleep(0.2)
     for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
+        pause(pid)
     clients = [Client(("127.0.0.1", other)) for _ in range(20)]
     end.send(b'{"type":"take-over","unused":["127.0.0.1:%d"]}' % other)
     time.sleep(0.2)

@@ -236,6 +236,13 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def pause(pid: int) -> None:
+    """Stop a process with SIGSTOP. The signal alone would leave it running for a moment."""
+    os.kill(pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{pid}/stat")
+    wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+
+
 def wait_until(condition: Callable[[], T | None]) -> T:
     """Wait until the condition is neither None nor False, and return its value."""
     end = time.monotonic() + TIMEOUT_S
