@@ -298,9 +298,8 @@ def test_watchdog_is_silent_when_the_loop_is_stopped(
     ) as program:
         program.wait_for("mailproxy is ready")
         program.send(signal.SIGSTOP)
-        os.waitid(
-            os.P_PID, program.process.pid, os.WSTOPPED
-        )  # the signal alone leaves it running for a moment
+        # The signal alone leaves it running for a moment.
+        os.waitid(os.P_PID, program.process.pid, os.WSTOPPED)
         while manager.has_message:
             manager.receive()
         time.sleep(0.5)
