@@ -130,7 +130,7 @@ async def test_healthy_and_failing_servers(setup: Setup) -> None:
     healthy, refusing = await setup.imap(), await setup.refusing()
     addresses = {"d1": silent.address, "d2": healthy, "d3": refusing, "d4": busy.address}
     servers = [{"name": f'"{name}"', "address": f'"{address}"'} for name, address in addresses.items()]
-    setup.write(servers, timeouts='{ check = "200ms" }')
+    setup.write(servers, timeouts='{ check = "1s" }')
     result = await setup.check()
     outcomes = ["L7TOUT the greeting", "L7OK", REFUSED, "L7STS BYE too busy"]
     assert rows(result) == [

@@ -172,15 +172,15 @@ async def settle(pilot: Pilot[None], condition: Callable[[], bool]) -> None:
 
 def test_tab_walks_through_the_views() -> None:
     async def script(app: TopApp, pilot: Pilot[None], _: Recorder) -> None:
+        async def press_and_wait_for(key: str, first_row: str) -> None:
+            await pilot.press(key)
+            await settle(pilot, lambda: rows(app)[:1] == [first_row])  # sessions come with the next answer
+
         assert rows(app) == ["b/s1", "b/s2"]
-        seen = []
-        for _step in range(4):
-            await pilot.press("tab")
-            seen.append(rows(app)[0])
-        assert seen == ["b", "imap", "192.0.2.8:40001", "b/s1"]
-        await pilot.press("shift+tab")
-        assert rows(app)[0] == "192.0.2.8:40001"
-        await pilot.press("2")
+        for first_row in ("b", "imap", "192.0.2.8:40001", "b/s1"):
+            await press_and_wait_for("tab", first_row)
+        await press_and_wait_for("shift+tab", "192.0.2.8:40001")
+        await press_and_wait_for("2", "b")
         assert rows(app) == ["b"]
 
     drive(script)
@@ -189,9 +189,9 @@ def test_tab_walks_through_the_views() -> None:
 def test_help_opens_and_escape_closes_it() -> None:
     async def script(app: TopApp, pilot: Pilot[None], _: Recorder) -> None:
         await pilot.press("question_mark")
-        assert isinstance(app.screen, HelpScreen)
+        await settle(pilot, lambda: isinstance(app.screen, HelpScreen))
         await pilot.press("escape")
-        assert not isinstance(app.screen, HelpScreen)
+        await settle(pilot, lambda: not isinstance(app.screen, HelpScreen))
         await pilot.press("q")
         assert app.return_code == 0
 
@@ -219,6 +219,7 @@ def test_help_opens_and_escape_closes_it() -> None:
 def test_keys_send_commands_once_confirmed(view: str, keys: list[str], command: str) -> None:
     async def script(app: TopApp, pilot: Pilot[None], recorder: Recorder) -> None:
         await pilot.press(view)
+        await settle(pilot, lambda: bool(rows(app)))
         for key in keys:
             await pilot.press(key)
             if key in ACTIONS[VIEWS_BY_KEY[view]]:
@@ -264,7 +265,9 @@ def test_errors_and_a_lost_proxy_are_shown() -> None:
             return str(app.query_one("#message", Static).content)
 
         recorder.answer = Answer("Permission denied\n", is_error=True)
-        await pilot.press("m", "y")
+        await pilot.press("m")
+        await settle(pilot, lambda: isinstance(app.screen, Confirm))
+        await pilot.press("y")
         await settle(pilot, lambda: message() == "Permission denied")
         recorder.is_gone = True
         await settle(pilot, lambda: message() == "/run/s: no answer from the proxy")

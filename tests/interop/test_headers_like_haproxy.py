@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.peers
 
-TIMEOUT_MS = 300  # for a header that never ends
+TIMEOUT_MS = 1_000  # for a header that never ends. The others come while the program is stopped.
 
 FOR_HAPROXY = """
 global

@@ -5,19 +5,25 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from mailproxy.log import events
 from mailproxy.log.events import EVENTS, LEVELS, Event
 
 PACKAGE = Path(events.__file__).parents[1]
-MODULES = {file: ast.parse(file.read_text()) for file in sorted(PACKAGE.rglob("*.py"))}
 EVENT_CONSTANTS = {name: value for name, value in vars(events).items() if isinstance(value, Event)}
+
+
+@cache
+def modules() -> dict[Path, ast.Module]:
+    """Return every module of the package, parsed."""
+    return {file: ast.parse(file.read_text()) for file in sorted(PACKAGE.rglob("*.py"))}
 
 
 def logging_calls() -> Iterator[tuple[str, Event, set[str]]]:
     """Yield every call that logs a named event: its position, the event, and the keys of its data."""
-    for file, tree in MODULES.items():
+    for file, tree in modules().items():
         for node in ast.walk(tree):
             match node:
                 case ast.Call(
@@ -33,7 +39,7 @@ def test_events_are_defined_in_one_module() -> None:
     """Otherwise an event could be missing in the table."""
     elsewhere = [
         f"{file}:{node.lineno}"
-        for file, tree in MODULES.items()
+        for file, tree in modules().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Event"
         if file.name != "events.py"
@@ -45,7 +51,7 @@ def test_events_are_defined_in_one_module() -> None:
 def test_every_event_is_used() -> None:
     names = {
         node.id
-        for file, tree in MODULES.items()
+        for file, tree in modules().items()
         if file.name != "events.py"
         for node in ast.walk(tree)
         if isinstance(node, ast.Name)

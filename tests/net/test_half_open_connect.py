@@ -20,7 +20,7 @@ from mailproxy.net.dial import Endpoint, connect, half_open_connect
 from mailproxy.net.resolve import literal_endpoint
 from mailproxy.testing import RefusingServer, UnansweredServer
 from tests.support.network import needs_ipv6
-from tests.support.timeouts import fail_after_timeout
+from tests.support.timeouts import TIMEOUT_S, fail_after_timeout
 
 ROUNDS = 20
 
@@ -128,7 +128,7 @@ async def test_first_answering_address_is_returned(nursery: trio.Nursery) -> Non
     refusing = endpoint(await nursery.start(RefusingServer().serve))
     silent = endpoint(await nursery.start(UnansweredServer().serve))
     with open_listener() as (listener, address), open_listener() as (other, other_address):
-        with trio.fail_after(0.3):
+        with trio.fail_after(TIMEOUT_S):
             assert await half_open_connect([refusing, silent, address, other_address], None) == address
         assert_nothing_to_accept(listener)
         assert_nothing_to_accept(other)

@@ -31,6 +31,7 @@ from tests.support.worker_group import (
     WorkerGroup,
     configuration,
     descriptor_targets,
+    pause,
     wait_until,
 )
 
@@ -120,9 +121,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 # Without loss
 
 
-@pytest.mark.parametrize(
-    "workers", [(1,) * 11, (2,) * 11, (1, 2, 1, 3, 2, 1)], ids=["one", "two", "changing"]
-)
+@pytest.mark.parametrize("workers", [(1,) * 7, (2,) * 7, (1, 2, 1, 3, 2, 1)], ids=["one", "two", "changing"])
 def test_handovers_under_load_lose_no_connection(site: Site, workers: tuple[int, ...]) -> None:
     """200 logins a second, and 300 sessions that go on in the processes that have accepted them."""
     first = site.replace(site.configuration(workers=workers[0], drain_timeout="1h"))
@@ -251,13 +250,13 @@ def test_address_that_the_successor_does_not_have_is_closed(site: Site, workers:
 def test_queue_of_an_address_that_is_closed_is_served_first(site: Site, workers: int) -> None:
     other = free_port()
     binds = f'"127.0.0.1:{site.port}", "127.0.0.1:{other}"'
-    old = site.replace(site.configuration(workers=workers, binds=binds, drain_timeout="2s"))
+    old = site.replace(site.configuration(workers=workers, binds=binds))
     stopped = [old.process.pid] if workers == 1 else old.workers
     end = get_end(site.admin)
     wait_until(lambda: select.select([end], [], [], 0)[0] or None)
     time.sleep(0.2)
     for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
+        pause(pid)
     clients = [Client(("127.0.0.1", other)) for _ in range(20)]
     end.send(b'{"type":"take-over","unused":["127.0.0.1:%d"]}' % other)
     time.sleep(0.2)
@@ -498,13 +497,13 @@ def test_tcp_socket_does_not_hand_over(site: Site) -> None:
         assert client.recv(1000) == b"hand-over needs a Unix socket.\n\n"
 
 
-@pytest.mark.parametrize("version", ["0", "2", "", "x"])
-def test_other_version_of_the_dialogue_is_refused(site: Site, version: str) -> None:
+def test_other_version_of_the_dialogue_is_refused(site: Site) -> None:
     site.replace(site.configuration())
-    answer = ask(site.admin, f"hand-over {version}")
-    assert re.fullmatch(
-        rf"mailproxy \S+ hands over in version {VERSION} of the dialogue, not in .*\n\n", answer
-    )
+    for version in ("0", "2", "", "x"):
+        answer = ask(site.admin, f"hand-over {version}")
+        assert re.fullmatch(
+            rf"mailproxy \S+ hands over in version {VERSION} of the dialogue, not in .*\n\n", answer
+        ), version
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -543,21 +542,21 @@ def test_other_program_at_the_admin_socket_is_refused(site: Site, answer: bytes)
         assert "Traceback" not in instance.text
 
 
+GARBAGE = [b"", b"{}", b"\xff", b'{"type":"take-over"}', b'{"type":"take-over","unused":7}', b"[" * 50000]
+
+
 @WORKERS
-@pytest.mark.parametrize(
-    "packet", [b"", b"{}", b"\xff", b'{"type":"take-over"}', b'{"type":"take-over","unused":7}', b"[" * 50000]
-)
-def test_garbage_of_a_successor_changes_nothing(site: Site, workers: int, packet: bytes) -> None:
+def test_garbage_of_successors_changes_nothing(site: Site, workers: int) -> None:
     old = site.replace(site.configuration(workers=workers))
-    end = get_end(site.admin)
-    with end:
-        if packet:
-            end.send(packet)
-    old.wait_for("has not taken over, and this one goes on")
-    with SteadyLogins(site.address) as load:
-        load.wait_for(10)
-    assert load.faults == []
-    assert "Traceback" not in old.text
+    for number, packet in enumerate(GARBAGE, 1):
+        with get_end(site.admin) as end:
+            if packet:
+                end.send(packet)
+        wait_until(partial(has_lines, old, "has not taken over, and this one goes on", number))
+        with SteadyLogins(site.address) as load:
+            load.wait_for(10)
+        assert load.faults == [], packet
+        assert "Traceback" not in old.text, packet
     site.replace(site.configuration(workers=workers))
 
 

@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -198,6 +199,7 @@ def test_accepting_pauses_without_descriptors(echo: Echo, tmp_path: Path) -> Non
         while "frontend imap accepts again" not in program.text:  # logged after two seconds without an error
             with socket.create_connection(address, timeout=10) as client:
                 client.recv(100)
+            time.sleep(0.05)
         first.sendall(b"b NOOP\r\n")
         assert first.recv(100) == b"b NOOP\r\n"
         first.close()

@@ -61,15 +61,19 @@ class Manager:
             self.socket.settimeout(TIMEOUT_S)
 
 
-@pytest.fixture(params=["path", "abstract"])
+@pytest.fixture
 def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
+    """Return a manager whose socket has a path, or, with the parameter "abstract", an abstract name."""
     abstract = f"\0mailproxy-test-{os.getpid()}-{tmp_path.name}"
-    notify_socket = Manager(str(tmp_path / "notify") if request.param == "path" else abstract)
+    notify_socket = Manager(
+        abstract if getattr(request, "param", "path") == "abstract" else str(tmp_path / "notify")
+    )
     yield notify_socket
     notify_socket.socket.close()
 
 
 @WORKERS
+@pytest.mark.parametrize("manager", ["path", "abstract"], indirect=True)
 def test_manager_gets_ready_and_stopping(echo: Echo, tmp_path: Path, manager: Manager, workers: int) -> None:
     port = free_port()
     text = configuration(echo, f"[process]\nworkers = {workers}\n").replace(
@@ -191,7 +195,7 @@ class ClientThread(threading.Thread):
         self.is_over = threading.Event()
 
     def run(self) -> None:
-        while not self.is_over.is_set():
+        while not self.is_over.wait(0.005):
             try:
                 with socket.create_connection(self.address, timeout=TIMEOUT_S) as client:
                     if client.recv(100) != b"* OK\r\n":
@@ -221,6 +225,7 @@ def test_restart_with_inherited_socket_refuses_no_client(echo: Echo, tmp_path: P
                 before = sum(client_thread.greeted for client_thread in client_threads)
                 while sum(client_thread.greeted for client_thread in client_threads) < before + 20:
                     assert program.process.poll() is None
+                    time.sleep(0.01)
                 if round_ == 2:
                     for client_thread in client_threads:
                         client_thread.is_over.set()
@@ -293,7 +298,8 @@ def test_watchdog_is_silent_when_the_loop_is_stopped(
     ) as program:
         program.wait_for("mailproxy is ready")
         program.send(signal.SIGSTOP)
-        time.sleep(0.3)
+        # The signal alone leaves it running for a moment.
+        os.waitid(os.P_PID, program.process.pid, os.WSTOPPED)
         while manager.has_message:
             manager.receive()
         time.sleep(0.5)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mailproxy.workers.supervision.watchdog import Pulse
-from tests.support.worker_group import WorkerGroup, configuration, greeting_servers, is_running
+from tests.support.worker_group import WorkerGroup, configuration, greeting_servers, is_running, pause
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,10 @@ def test_hung_worker_is_replaced_and_queue_served(tmp_path: Path, variant: str) 
         other_client, lost_client = group.connect_to_worker(0), group.connect_to_worker(1)
         assert (other_client.greeting, lost_client.greeting) == ("s1", "s1")
         old = group.children["worker 2"]
-        os.kill(old, signal.SIGSTOP if variant == "stopped" else signal.SIGVTALRM)
+        if variant == "stopped":
+            pause(old)
+        else:
+            os.kill(old, signal.SIGVTALRM)
         started_at = time.monotonic()
         queued = [group.connect() for _ in range(20)]
         assert [client.greeting for client in queued] == ["s1"] * 20
@@ -60,7 +63,7 @@ def test_worker_restarted_during_hung_control_serves(tmp_path: Path) -> None:
         client = group.connect_to_worker(0)
         assert client.greeting == "s1"
         control = group.children["control"]
-        os.kill(control, signal.SIGSTOP)
+        pause(control)
         group.kill_and_wait("worker 2")
         # Accepted by the new worker, which waits 3 s for control at most.
         later_client = group.connect_to_worker(1)
@@ -81,7 +84,7 @@ def test_worker_without_state_does_not_overwrite_state(tmp_path: Path) -> None:
         with WorkerGroup(text, tmp_path) as group:
             group.wait_for("Server b/s1 is DOWN")
             group.wait_for("mailproxy is ready")
-            os.kill(group.children["control"], signal.SIGSTOP)
+            pause(group.children["control"])
             group.kill_and_wait("worker 2")
             assert group.connect_to_worker(1).greeting == "s2"
             group.wait_for("worker 2 serves without the state of servers")
@@ -101,7 +104,7 @@ def test_resumed_supervisor_kills_no_child(tmp_path: Path) -> None:
         assert [client.greeting for client in clients] == ["s1", "s1"]
         pids = dict(group.children)
         for pid in (group.process.pid, *pids.values()):
-            os.kill(pid, signal.SIGSTOP)
+            pause(pid)
         time.sleep(9)
         for pid in (group.process.pid, *pids.values()):
             os.kill(pid, signal.SIGCONT)

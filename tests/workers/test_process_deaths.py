@@ -16,6 +16,7 @@ from tests.support.worker_group import (
     configuration,
     greeting_servers,
     is_running,
+    pause,
     wait_until,
 )
 
@@ -53,7 +54,7 @@ def test_killed_worker_loses_own_sessions_only(tmp_path: Path) -> None:
         assert (other_client.greeting, lost_client.greeting) == ("s1", "s1")
         # The stopped worker accepts nothing, so new connections are in its accept queue when it dies.
         old = group.children["worker 2"]
-        os.kill(old, signal.SIGSTOP)
+        pause(old)
         queued = [group.connect() for _ in range(20)]
         stream = ClientStream(group.addresses[0])
         os.kill(old, signal.SIGKILL)
@@ -133,7 +134,7 @@ def test_workers_stop_although_control_hangs(tmp_path: Path) -> None:
         clients = [group.connect_to_worker(worker) for worker in (0, 1)]
         assert [client.greeting for client in clients] == ["s1", "s1"]
         pids = list(group.children.values())
-        os.kill(group.children["control"], signal.SIGSTOP)
+        pause(group.children["control"])
         group.send(signal.SIGTERM)
         wait_until(lambda: not is_open(group.addresses[0]))
         assert all(client.echoes() for client in clients)

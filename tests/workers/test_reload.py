@@ -17,6 +17,7 @@ import pytest
 
 from mailproxy.testing import ThrowAwayCA
 from tests.support.admin_client import ask, stat, states
+from tests.support.ports import are_listening
 from tests.support.worker_group import (
     Client,
     GreetingServer,
@@ -134,7 +135,7 @@ def test_settings_of_the_operator_stay(servers: list[GreetingServer], tmp_path: 
             # Neither its replacement accepts there, nor a third worker.
             group.kill_and_wait(f"worker {worker}")
             reload(group, text.replace("workers = 2", f"workers = {worker + 2}"))
-        assert not listens(paused)
+        assert not are_listening([paused])
         changed = text.replace("max_sessions = 100", "max_sessions = 200").replace(
             f'127.0.0.1:{servers[0].port}"', f'127.0.0.1:{servers[0].port}", weight = 3'
         )
@@ -328,13 +329,6 @@ def test_log_targets_change_in_all_processes(servers: list[GreetingServer], tmp_
         assert address == group.addresses[0]
         os.kill(group.children["worker 1"], signal.SIGKILL)
         wait_until(lambda: "was killed by SIGKILL" in log.read_text())
-
-
-def listens(address: tuple[str, int]) -> bool:
-    """Whether a TCP socket listens there."""
-    host = "".join(f"{int(part):02X}" for part in reversed(address[0].split(".")))
-    lines = Path("/proc/net/tcp").read_text().splitlines()
-    return any(f"{host}:{address[1]:04X} 00000000:0000 0A" in line for line in lines)
 
 
 def test_signals_in_a_row_are_all_answered(servers: list[GreetingServer], tmp_path: Path) -> None:

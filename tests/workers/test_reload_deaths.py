@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.admin_client import ask, stat
-from tests.support.ports import free_port
+from tests.support.ports import are_listening, free_port
 from tests.support.program import TIMEOUT_S
 from tests.support.worker_group import (
     GreetingServer,
@@ -108,7 +108,7 @@ def test_killed_supervisor_makes_room_for_a_fresh_start(
         time.sleep(moment)
         group.process.kill()
         group.process.wait()
-        wait_until(lambda: not listens(port))
+        wait_until(lambda: not are_listening([("127.0.0.1", port)]))
         folder = tmp_path / "fresh"
         folder.mkdir()
         with WorkerGroup(texts["new"], folder) as fresh:
@@ -134,7 +134,7 @@ def test_nothing_of_a_killed_supervisor_is_in_the_way(servers: list[GreetingServ
         group.process.kill()
         group.process.wait()
         wait_until(state.exists)  # the control process writes it a last time
-        wait_until(lambda: not listens(port))
+        wait_until(lambda: not are_listening([("127.0.0.1", port)]))
         folder = tmp_path / "fresh"
         folder.mkdir()
         with WorkerGroup(text, folder) as fresh:
@@ -147,9 +147,3 @@ def test_nothing_of_a_killed_supervisor_is_in_the_way(servers: list[GreetingServ
             assert ask(admin, "show cli level") == "admin\n\n"
             fresh.send(signal.SIGINT)
             assert fresh.wait() == 0
-
-
-def listens(port: int) -> bool:
-    """Whether a TCP socket listens on this port."""
-    lines = Path("/proc/net/tcp").read_text().splitlines()
-    return any(f":{port:04X} 00000000:0000 0A" in line for line in lines)

@@ -32,21 +32,32 @@ def servers() -> Iterator[list[GreetingServer]]:
         yield servers
 
 
-@pytest.fixture
-def site(servers: list[GreetingServer], tmp_path: Path) -> Iterator[Site]:
-    port, token = free_port(), tmp_path / "token"
+@pytest.fixture(scope="module")
+def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("site")
+    port, token = free_port(), folder / "token"
     token.write_text("0123456789abcdef" * 2)
     more = f'[admin]\nhttp = "127.0.0.1:{port}"\ntoken_file = "{token}"'
-    with Site(configuration(*servers, more=more, workers=1), tmp_path) as site:
+    with (
+        greeting_servers("s1") as servers,
+        Site(configuration(*servers, more=more, workers=1), folder) as site,
+    ):
         site.http = port
         site.wait_for("mailproxy is ready")
-        client = site.connect()
-        assert client.greeting == "s1"
         yield site
-        assert client.echoes()
-        assert request(port, "/healthz").status == 200
-        assert "helper-failed" not in site.text
-        assert "Traceback" not in site.text
+
+
+@pytest.fixture
+def site(shared_site: Site) -> Iterator[Site]:
+    """Return a program with a session, which the test must not disturb."""
+    client = shared_site.connect()
+    assert client.greeting == "s1"
+    yield shared_site
+    assert client.echoes()
+    client.close()
+    assert request(shared_site.http, "/healthz").status == 200
+    assert "helper-failed" not in shared_site.text
+    assert "Traceback" not in shared_site.text
 
 
 def connect(port: int) -> socket.socket:

@@ -11,6 +11,7 @@ import trio
 
 from mailproxy.net.dial import Endpoint
 from mailproxy.testing import UnansweredServer, collect
+from tests.support.ports import free_port
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness, ResourceSnapshot
 
 GREETING = b"* OK ready\r\n"
@@ -34,8 +35,8 @@ async def test_silent_address_takes_share_of_timeout(
     harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch, silent: list[str]
 ) -> None:
     """The next address is reached within ``timeouts.connect``."""
-    server = await harness.server(collect(GREETING))
-    port = server.address.rpartition(":")[2]
+    port = free_port(("127.0.0.1", *silent))
+    server = await harness.server(collect(GREETING), bind=f"127.0.0.1:{port}")
     for host in silent:
         await harness.nursery.start(UnansweredServer(f"{host}:{port}").serve)
     resolve_to(monkeypatch, lambda: [*silent, "127.0.0.1"])
@@ -57,10 +58,11 @@ async def test_silent_addresses_share_connect_timeout(
     harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Together they take no longer than ``timeouts.connect``."""
-    unanswered: str = await harness.nursery.start(UnansweredServer().serve)
-    port = unanswered.rpartition(":")[2]
-    await harness.nursery.start(UnansweredServer(f"127.0.0.2:{port}").serve)
-    resolve_to(monkeypatch, lambda: ["127.0.0.1", "127.0.0.2"])
+    hosts = ("127.0.0.1", "127.0.0.2")
+    port = free_port(hosts)
+    for host in hosts:
+        await harness.nursery.start(UnansweredServer(f"{host}:{port}").serve)
+    resolve_to(monkeypatch, lambda: list(hosts))
     proxy = await harness.proxy(f"mail.internal:{port}", backends={"b": {"timeouts": {"connect": "300ms"}}})
     client = await harness.dial(proxy)
     with trio.fail_after(TIMEOUT_S):

@@ -18,7 +18,7 @@ from mailproxy.testing import (
     reset,
     stay_silent,
 )
-from tests.support.ports import free_ports
+from tests.support.ports import free_port, free_ports
 from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness, ResourceSnapshot
 
 GREETING = b"* OK ready\r\n"
@@ -194,8 +194,8 @@ async def test_changed_address_is_used_for_new_sessions(
     harness: ProxyHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """New sessions connect to the name's new address. The open session continues."""
-    one = await harness.server((*collect(b"one\r\n"),), bind="127.0.0.1:0")
-    port = one.address.rpartition(":")[2]
+    port = free_port(("127.0.0.1", "127.0.0.2"))
+    one = await harness.server((*collect(b"one\r\n"),), bind=f"127.0.0.1:{port}")
     two = await harness.server((*collect(b"two\r\n"),), bind=f"127.0.0.2:{port}")
     resolved_host = "127.0.0.1"
 

@@ -205,7 +205,7 @@ async def test_queue_timeout_ends_sticky_session(cluster: BackendCluster) -> Non
 
 async def test_queue_timeout_frees_queue_position(cluster: BackendCluster) -> None:
     await cluster.add_server("s1", max_sessions=1)
-    await cluster.start_proxy(timeouts={"queue": "300ms"})
+    await cluster.start_proxy(timeouts={"queue": "1s"})
     current = await cluster.connect_greeted()
     first = await cluster.connect_client()
     await assert_rejected(first)

@@ -17,7 +17,7 @@ from tests.support.proxy.backend_cluster import (
 )
 
 STICKY: dict[str, Any] = {"stick": {"on": "source"}}
-SHORT_TIMEOUT: dict[str, Any] = {"timeouts": {"queue": "150ms"}}
+SHORT_TIMEOUT: dict[str, Any] = {"timeouts": {"queue": "1s"}}
 
 
 async def test_server_up_takes_waiters_up_to_max_sessions(cluster: BackendCluster) -> None:

@@ -12,7 +12,7 @@ from mailproxy.testing import EchoLines, Send
 from mailproxy.testing.connection import Connection
 from mailproxy.testing.playbook import Close, Collect, Expect, ExpectLine, Reset, Step, WaitFor
 from tests.support.proxy.mail_servers import upgrade
-from tests.support.proxy.proxy_harness import ProxyHarness
+from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
 from tests.support.proxy.relays import ON_EACH
 
 SPOOF = b'a ID ("name" "x" "x-originating-ip" "192.0.2.66")\r\n'
@@ -75,7 +75,7 @@ async def test_server_that_lists_no_xclient_is_not_gated(harness: ProxyHarness, 
     server = await harness.server(check, (Send(b"220 server\r\n"), EchoLines()))
     changes = frontend(harness, protocol="smtp", check={"type": "smtp", "interval": "1h"})
     proxy = await harness.proxy(server.address, **changes)
-    with trio.fail_after(5):
+    with trio.fail_after(TIMEOUT_S):
         while not proxy.backends["b"].servers["127.0.0.1:" + server.address.rpartition(":")[2]].last_check:  # noqa: ASYNC110 - no event
             await trio.sleep(0.005)
     async with await harness.dial(proxy) as client:
@@ -167,7 +167,7 @@ async def test_side_that_fails_ends_a_session_whose_gate_holds(harness: ProxyHar
     client = await harness.dial(proxy)
     await client.receive_line()
     await client.send(b"a NOOP\r\n" + SPOOF)
-    with trio.fail_after(5):
+    with trio.fail_after(TIMEOUT_S):
         while not server.connections or b"NOOP" not in server.connections[0].received:  # noqa: ASYNC110 - no event
             await trio.sleep(0.005)
     if side == "client":

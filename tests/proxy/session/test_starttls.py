@@ -132,7 +132,7 @@ async def test_too_many_errors_end_the_session(harness: ProxyHarness) -> None:
 
 
 async def test_slow_client_is_ended_by_the_negotiation_timeout(harness: ProxyHarness) -> None:
-    changes = frontend(harness, "imap", timeouts={"negotiation": "100ms"})
+    changes = frontend(harness, "imap", timeouts={"negotiation": "500ms"})
     proxy = await harness.proxy("127.0.0.1:1", **changes)
     async with await harness.dial(proxy) as client:
         await receive_greeting(client, "imap")

@@ -69,6 +69,7 @@ class Pebble:
         self._file.write_text(json.dumps({"pebble": settings}))
         self._environment = {**os.environ, "PEBBLE_VA_NOSLEEP": "1", **(environment or {})}
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._ignored = 0  # characters of its log
 
     @property
     def directory(self) -> str:
@@ -76,26 +77,25 @@ class Pebble:
         return f"https://127.0.0.1:{self.port}/dir"
 
     def __enter__(self) -> Self:
-        self._start(
+        commands = [
             ["pebble-challtestsrv", "-dns01", f"127.0.0.1:{self._dns_port}", "-management",
              f"127.0.0.1:{self.dns_management}", "-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", ""],
-            self.dns_management,
-        )  # fmt: skip
-        self._start(
-            ["pebble", "-strict", "-config", str(self._file), "-dnsserver", self._dns], self._management
-        )
-        return self
-
-    def _start(self, command: list[str], port: int) -> None:
+            ["pebble", "-strict", "-config", str(self._file), "-dnsserver", self._dns],
+        ]  # fmt: skip
         with self._log.open("ab") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment
-            )
-        self._processes.append(process)
+            for command in commands:
+                self._processes.append(
+                    subprocess.Popen(
+                        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment
+                    )
+                )
         end = time.monotonic() + _START_TIMEOUT_S
-        while not are_listening([("127.0.0.1", port)]):
-            assert process.poll() is None and time.monotonic() < end, self._log.read_text()  # noqa: PT018
+        addresses = [("127.0.0.1", port) for port in (self.dns_management, self._management, self.port)]
+        while not are_listening(addresses):
+            assert time.monotonic() < end, self._log.read_text()
+            assert all(process.poll() is None for process in self._processes), self._log.read_text()
             time.sleep(0.01)
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
@@ -106,8 +106,12 @@ class Pebble:
 
     @property
     def log(self) -> str:
-        """What it has written so far."""
-        return self._log.read_text()
+        """What it has written so far, or since the last call of `start_test`."""
+        return self._log.read_text()[self._ignored :]
+
+    def start_test(self) -> None:
+        """Ignore what it has written so far, because another test uses it now."""
+        self._ignored = len(self._log.read_text())
 
     def count(self, text: str) -> int:
         """Return how often a text is in its log."""

@@ -153,6 +153,11 @@ class Visit:
     wait_s: float = 4.0
     action: str = "logout"
 
+    @property
+    def sends_line(self) -> bool:
+        """Whether it sends a line when it is greeted."""
+        return not self.keep and self.action == "logout"
+
 
 @attrs.frozen
 class Case:
@@ -258,9 +263,13 @@ class Servers:
             if line.startswith(("frontend ", "listen "))
             for word in line.split()[1:2]
         }
-        ended = len([each for each in clients if each != "closed"]) if names else 0
-        looks = _QUIET_LOOKS if "closed" not in clients else _QUIET_LOOKS_CLOSED
-        return Outcome(tuple(clients), self.take_seen(), _lines(log, before, names, ended, looks))
+        logs_null = "no option dontlognull" in case.text
+        certain = [
+            seen != "closed" and (logs_null or (visit.sends_line and seen != "silent"))
+            for visit, seen in zip(case.visits, clients, strict=True)
+        ]
+        looks = _QUIET_LOOKS if all(certain) else _QUIET_LOOKS_UNCERTAIN
+        return Outcome(tuple(clients), self.take_seen(), _lines(log, before, names, sum(certain), looks))
 
     def _visit(self, visit: Visit, port: int) -> tuple[str, socket.socket | None]:
         """Return what a client sees: the server's name, or how the connection ends; and the connection if it stays."""
@@ -307,8 +316,8 @@ _TCPLOG = re.compile(
 )
 
 
-# Looks without another line, 20 ms apart. A client that is closed may have a line, or none.
-_QUIET_LOOKS, _QUIET_LOOKS_CLOSED = 5, 50
+# Looks without another line, 20 ms apart. A client that is closed, or that sends nothing, may have a line or none.
+_QUIET_LOOKS, _QUIET_LOOKS_UNCERTAIN = 5, 50
 
 
 def _lines(

@@ -231,9 +231,11 @@ class BackendCluster:
 
         The name is empty if the connection ends without a greeting.
         """
+        number = self.proxy.sessions
         client = await self.connect_client(host, bind=bind)
         name = await receive_server_name(client)
-        await self.close_client(client)
+        await client.close()
+        await wait_until(lambda: self.proxy.sessions <= number)
         return name
 
     async def close_client(self, client: Connection) -> None:
