@@ -97,6 +97,7 @@ def running(name: str, setup: ProxySetup, *, open_files: int | None = None) -> I
         process = subprocess.Popen(
             command,
             cwd=setup.folder,
+            env=variant_of(name).environment(setup.programs),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

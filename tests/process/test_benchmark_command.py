@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import json
+import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -42,6 +47,14 @@ def results(**figures: dict[str, dict[str, list[float]]]) -> str:
         (["--proxies", "mailproxy-1"], "no proxy 'mailproxy-1'"),
         (["--rounds", "0"], "--rounds must be at least 1"),
         (["--workers", "1"], "--workers must be at least 2"),
+        (["--proxies", "mailproxy,revision"], "the proxy 'revision' needs --compare REV"),
+        (
+            ["--haproxy", "/nonexistent"],
+            "--haproxy /nonexistent: this is no HAProxy: /nonexistent: No such file",
+        ),
+        (["--haproxy", "/bin/true"], "--haproxy /bin/true: this is no HAProxy: no output"),
+        (["--python", "/bin/false"], "/bin/false cannot run mailproxy: no output"),
+        (["--compare", "no-such-revision"], "--compare no-such-revision: Git knows no such revision"),
     ],
 )
 def test_mistake_is_reported_in_one_line(arguments: list[str], message: str) -> None:
@@ -77,3 +90,36 @@ def test_chart_has_ratios_bounds_and_growth(tmp_path: Path) -> None:
     assert {"mailproxy over HAProxy", "2.00", "≤ 2.2", "1.50", "1.33", "≤ 1.1"} <= set(words)
     assert "KiB per idle session, TLS" in words
     assert len(list(chart.iter(f"{SVG}polyline"))) == 2  # no line for sessions-clear, which is one point
+
+
+def haproxy_of_version(folder: Path, version: str) -> Path:
+    """Write a program that says that it is this HAProxy."""
+    program = folder / "haproxy"
+    program.write_text(f"#!/bin/sh\necho 'HAProxy version {version} 2026/01/01 - https://haproxy.org/'\n")
+    program.chmod(0o755)
+    return program
+
+
+def import_script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARK)
+    return importlib.import_module(name)
+
+
+def test_report_names_all_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs, machine = (import_script(name, monkeypatch) for name in ("programs", "machine"))
+    haproxy = programs.find_haproxy(str(haproxy_of_version(tmp_path, "3.5-dev5-1a2b")))
+    about = machine.about(["haproxy", "mailproxy", "portable"], 3, programs.Programs(haproxy=haproxy))
+    assert about.startswith("medians of 3 rounds, HAProxy 3.5-dev5-1a2b, mailproxy 0.1.0")
+    assert about.count("mailproxy") == 1
+    assert f"Python {platform.python_version()} (" in about
+    assert f"trio {importlib.metadata.version('trio')}, OpenSSL 3." in about
+    assert re.search(r"Linux \d+\.\d+.*, \d+ cores? \(.+\)", about)
+
+
+def test_commit_is_found_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    revision, errors = (import_script(name, monkeypatch) for name in ("revision", "errors"))
+    if not (BENCHMARK.parents[1] / ".git").exists():
+        pytest.skip("not a checkout")
+    assert re.fullmatch("[0-9a-f]{40}", revision.find_commit("HEAD"))
+    with pytest.raises(errors.UsageError, match=r"--compare HEAD:README\.md: Git knows no such revision"):
+        revision.find_commit("HEAD:README.md")
