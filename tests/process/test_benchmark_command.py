@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -123,3 +124,83 @@ def test_commit_is_found_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.fullmatch("[0-9a-f]{40}", revision.find_commit("HEAD"))
     with pytest.raises(errors.UsageError, match=r"--compare HEAD:README\.md: Git knows no such revision"):
         revision.find_commit("HEAD:README.md")
+
+
+# Instructions
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, **values: list[float]) -> Any:
+    """Return counts of one case, by proxy."""
+    counts, cases = (import_script(name, monkeypatch) for name in ("counts", "cases"))
+    case = cases.Case("sessions-clear", "sessions", "clear", (cases.Row("instructions", "session, clear"),))
+    return counts.Counts(list(values), [case], {(case.name, name): each for name, each in values.items()})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cases", "nope"], "no case 'nope'"),
+        (["--rounds", "0"], "--rounds must be at least 1"),
+        (["--proxies", "mailproxy-2"], "--proxies mailproxy-2: only one process can be counted"),
+        (["--proxies", "squid"], "no proxy 'squid'"),
+    ],
+)
+def test_mistake_in_counting_is_reported_in_one_line(arguments: list[str], message: str) -> None:
+    completed = subprocess.run(
+        [sys.executable, BENCHMARK / "instructions.py", *arguments], capture_output=True, text=True
+    )
+    assert completed.returncode == 2
+    assert message in completed.stderr
+    assert completed.stderr.count("\n") == 1
+
+
+def test_counts_of_the_same_build_have_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_script("counts", monkeypatch)
+    counts = counted(monkeypatch, mailproxy=[449_000.0, 451_000.0, 450_000.0])
+    stored = module.Stored("another run", {"sessions-clear": 460_000})
+    assert module.table(counts, stored) == [
+        ["thousand instructions per", "mailproxy", "±", "stored", "change"],
+        ["session, clear", "450.0", "0.2%", "460.0", "-2.2%"],
+    ]
+    assert module.table(counts, module.Stored("", {}))[1][3:] == ["-", "-"]  # a new case
+
+
+def test_counts_of_another_build_have_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = counted(monkeypatch, mailproxy=[450_000.0])
+    (head, _) = import_script("counts", monkeypatch).table(counts, None)
+    assert head == ["thousand instructions per", "mailproxy", "±"]
+
+
+def test_counts_of_two_versions_have_a_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = counted(monkeypatch, revision=[500_000.0], mailproxy=[450_000.0])
+    head, row = import_script("counts", monkeypatch).table(counts, None)
+    assert head[-1] == "mailproxy / revision"
+    assert row == ["session, clear", "500.0", "0.0%", "450.0", "0.0%", "0.90"]
+
+
+def test_saved_counts_leave_those_of_other_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_script("counts", monkeypatch)
+    file = tmp_path / "counts.json"
+    for build, count in (("Python 3.13.0", 440_000.0), ("Python 3.11.2", 450_000.0), ("Python 3.11.2", 4e5)):
+        file.write_text(module.saved(counted(monkeypatch, mailproxy=[count]), build, "a run", file))
+    stored = module.load_stored(file)
+    assert {build: entry.counts["sessions-clear"] for build, entry in stored.items()} == {
+        "Python 3.11.2": 400_000,
+        "Python 3.13.0": 440_000,
+    }
+
+
+def test_stored_counts_are_of_the_cases_that_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts, instructions = (import_script(name, monkeypatch) for name in ("counts", "instructions"))
+    stored = counts.load_stored()
+    assert stored
+    for build, entry in stored.items():
+        assert set(entry.counts) == {case.name for case in instructions.CASES}
+        assert build in entry.about
+
+
+def test_invalid_stored_counts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts, errors = (import_script(name, monkeypatch) for name in ("counts", "errors"))
+    (tmp_path / "counts.json").write_text('{"Python 3.11.2": 1}')
+    with pytest.raises(errors.UsageError, match="has no counts"):
+        counts.load_stored(tmp_path / "counts.json")
