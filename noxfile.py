@@ -56,6 +56,21 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+@nox.parametrize("trio", [f"0.{minor}.0" for minor in range(26, 36)])
+def trios(session: nox.Session, trio: str) -> None:
+    """The poller, which knows trio's inside, and the relay with each trio that is supported."""
+    install(session, "tests")
+    session.install(f"trio=={trio}")
+    session.run(
+        "pytest",
+        "tests/net/test_io_wait.py",
+        "tests/net/test_poller.py",
+        "tests/proxy/relay",
+        *SIDE_BY_SIDE[:2],
+    )
+
+
+@nox.session
 def peers(session: nox.Session) -> None:
     """Slow tests, and tests against real Dovecot, Postfix, HAProxy and clients, which scripts/test --peers installs."""
     install(session, "tests")

@@ -22,8 +22,8 @@ from mailproxy.display_path import display_path
 from mailproxy.errors import Fault
 from mailproxy.net.accounts import group_id
 from mailproxy.net.dial import can_use_foreign_addresses, is_local
-from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
 from mailproxy.net.tls.certificate import Certificate, must_staple
+from mailproxy.net.tls.openssl import NOT_CLEARED, can_clear_auto_retry
 from mailproxy.proxy.access import unreadable_part
 from mailproxy.proxy.host_checks import MISSING_CAPABILITY, is_own_address
 from mailproxy.proxy.process import descriptor_shortage, worker_count

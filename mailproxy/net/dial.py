@@ -14,7 +14,7 @@ from attrs import define, frozen
 
 from mailproxy.address import join_host_port
 from mailproxy.errors import ProxyError, ServerRefusedError
-from mailproxy.net.poller import BOTH_WAYS, ERR, HUP, OUT, TRIO, AnyPoller
+from mailproxy.net.poller import BOTH_WAYS, ERR, HUP, OUT, READING, TRIO, AnyPoller
 
 # This process or machine lacks what every connection needs. All other errors concern one server's address: no
 # route, no local address of its family, no free local port, a firewall's rule. Another server may be
@@ -238,7 +238,7 @@ class Dial:
                 except OSError as error:
                     code = _errno_of(error)
                 if not code:
-                    poller.add(fd, BOTH_WAYS)
+                    poller.add(fd)
         except BaseException:
             self.abort()
             raise
@@ -295,7 +295,8 @@ def start(
         except OSError as error:
             code = _errno_of(error)
         if code in (0, errno.EINPROGRESS):
-            poller.add(sock.fileno(), BOTH_WAYS)
+            # A connection that is established is writable: reported, that would take a poll of its own.
+            poller.add(sock.fileno(), BOTH_WAYS if code else READING)
     except BaseException:
         sock.close()
         raise

@@ -15,7 +15,7 @@ from mailproxy.log import Log, SessionRecord, TimedRecord
 from mailproxy.log.events import LISTENING
 from mailproxy.metrics.sessions import SessionCounter
 from mailproxy.net.listener import Listener, close_all
-from mailproxy.net.poller import AnyPoller
+from mailproxy.net.poller import AnyPoller, Watch
 from mailproxy.net.relay import Relay
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.client_info import ClientInfo
@@ -271,32 +271,48 @@ class Frontend:
         return self._clients.rejected if self._clients is not None else 0
 
     async def _accept(self, loop: _AcceptLoop) -> None:
+        poller = self._context.poller
+        watch = poller.add_listener(loop.listener.socket.fileno())
+        try:
+            await trio.lowlevel.checkpoint()
+            while not loop.is_released:  # a reload may have closed the socket in this scheduler step
+                if (limit := self._limits.reached_limit) is None:
+                    await self._accept_batch(loop.listener, watch)
+                elif loop.listener.has_waiting:
+                    await self._overload.wait_for_room(limit, loop.listener)
+                else:
+                    await watch.readable()
+        finally:
+            poller.unwatch(watch)
+
+    async def _accept_batch(self, listener: Listener, watch: Watch) -> None:
+        """Accept some connections, then wait for the next ones or let other tasks have their turn."""
         limits, overload, sessions = self._limits, self._overload, self._sessions
         assert sessions is not None  # noqa: S101 - run has opened it
-        while True:
-            await trio.lowlevel.wait_readable(loop.listener.socket)
-            while (limit := limits.reached_limit) is not None:
-                await overload.wait_for_room(limit, loop.listener)
-            if loop.is_released:  # a reload may have closed the socket in this scheduler step
-                return
-            listener = loop.listener
-            for _ in range(_ACCEPTS_PER_TURN):
-                try:
-                    sock, peer = listener.accept()
-                except BlockingIOError:
-                    break
-                except OSError as error:
-                    if error.errno not in _CONNECTION_ERRNOS:
-                        await overload.wait_after_failure(error)
-                    break
-                if overload.is_on:
-                    overload.accepted(listener)
-                self._begin_session(listener, sock, peer, sessions)
-                del sock  # this task would keep it in memory until the next connection
-                if limits.reached_limit is not None:  # a batch must not exceed it
-                    break
+        is_drained = False
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                sock, peer = listener.accept()
+            except BlockingIOError:
+                is_drained = True
+                break
+            except OSError as error:
+                if error.errno not in _CONNECTION_ERRNOS:
+                    await overload.wait_after_failure(error)
+                break
             if overload.is_on:
-                overload.after_accepting(listener)
+                overload.accepted(listener)
+            self._begin_session(listener, sock, peer, sessions)
+            del sock  # this task would keep it in memory until the next connection
+            if limits.reached_limit is not None:  # a batch must not exceed it
+                break
+        if overload.is_on:
+            overload.after_accepting(listener)
+        # The poller reports each change once: only a socket without connections is worth waiting at.
+        if is_drained:
+            await watch.readable()
+        else:
+            await trio.lowlevel.checkpoint()
 
     def _begin_session(
         self, listener: Listener, sock: socket.socket, peer: object, sessions: trio.Nursery

@@ -14,9 +14,9 @@ from mailproxy.config import Config, ServerTls
 from mailproxy.config.check_plan import entry_paths
 from mailproxy.log import Log
 from mailproxy.log.events import TLS_READS_UNBOUNDED
-from mailproxy.net.tls.auto_retry import NOT_CLEARED, can_clear_auto_retry
 from mailproxy.net.tls.certificate import Certificate
 from mailproxy.net.tls.context import Context
+from mailproxy.net.tls.openssl import NOT_CLEARED, can_clear_auto_retry
 from mailproxy.pool import RandomSource
 from mailproxy.proxy.backend.backend import Backend
 from mailproxy.proxy.backend.server import ServerContexts, server_context

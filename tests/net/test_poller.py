@@ -32,11 +32,25 @@ from mailproxy.net.poller import (
 )
 from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.testing import ThrowAwayCA
+from tests.support.proxy.relays import pollers_for
 from tests.support.timeouts import fail_after_timeout
 
 needs_epoll = pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll here")
-POLLERS: list[Callable[[], AnyPoller]] = [TrioPoller, *([Poller] if hasattr(select, "epoll") else [])]
-on_both = pytest.mark.parametrize("make", POLLERS)
+
+
+class PollerInTask(Poller):
+    """One that cannot wait in trio's place."""
+
+    async def serve(  # noqa: ASYNC128 - the base class calls it
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with pollers_for("engine in task"):
+            await super().serve(task_status=task_status)
+
+
+EPOLLERS = [Poller, PollerInTask] if hasattr(select, "epoll") else []
+on_each = pytest.mark.parametrize("make", [TrioPoller, *EPOLLERS])
+on_epollers = pytest.mark.parametrize("make", EPOLLERS)
 
 
 @pytest.fixture(autouse=True)
@@ -54,9 +68,9 @@ async def running(make: Callable[[], AnyPoller]) -> AsyncIterator[AnyPoller]:
         nursery.cancel_scope.cancel()
 
 
-@pytest.fixture
-async def poller(nursery: trio.Nursery) -> Poller:
-    poller = Poller()
+@pytest.fixture(params=EPOLLERS)
+async def poller(nursery: trio.Nursery, request: pytest.FixtureRequest) -> Poller:
+    poller: Poller = request.param()
     await nursery.start(poller.serve)
     await wait_all_tasks_blocked()  # it waits in epoll
     return poller
@@ -311,7 +325,7 @@ async def test_handler_may_forget_another_descriptor(poller: Poller) -> None:
 # Watches.
 
 
-@on_both
+@on_each
 async def test_watch_readable(make: Callable[[], AnyPoller], nursery: trio.Nursery) -> None:
     async with running(make) as poller:
         with sockets() as (ours, theirs):
@@ -326,7 +340,7 @@ async def test_watch_readable(make: Callable[[], AnyPoller], nursery: trio.Nurse
             poller.forget(ours.fileno())
 
 
-@on_both
+@on_each
 async def test_watch_writable(make: Callable[[], AnyPoller], nursery: trio.Nursery) -> None:
     async with running(make) as poller:
         with sockets() as (ours, theirs):
@@ -342,7 +356,7 @@ async def test_watch_writable(make: Callable[[], AnyPoller], nursery: trio.Nurse
             poller.forget(ours.fileno())
 
 
-@on_both
+@on_each
 async def test_watch_waiter_can_be_cancelled(make: Callable[[], AnyPoller], nursery: trio.Nursery) -> None:
     """A cancelled waiter is not woken later, and another task can wait."""
     async with running(make) as poller:
@@ -506,15 +520,69 @@ async def test_endless_turns_do_not_starve_tasks(poller: Poller, nursery: trio.N
     await wait_all_tasks_blocked()
 
 
-# End of the poller.
+# Listening sockets, which live longer than who waits at them.
 
 
 @needs_epoll
-async def test_ended_poller_accepts_calls_and_delivers_nothing() -> None:
+async def test_unwatch_leaves_a_later_watch(poller: Poller, nursery: trio.Nursery) -> None:
+    """A task that ends late must not take the socket away from the one that has replaced it."""
+    with sockets() as (ours, theirs):
+        first = poller.add_listener(ours.fileno())
+        second = poller.add_listener(ours.fileno())
+        poller.unwatch(first)
+        waiter = Waiter(second)
+        nursery.start_soon(waiter.read)
+        await wait_all_tasks_blocked()
+        theirs.send(b"x")
+        await wait_all_tasks_blocked()
+        assert waiter.wakeups == 1
+        waiter.scope.cancel()
+        poller.unwatch(second)
+        assert poller.registered == 0
+        turns = poller.turns
+        theirs.send(b"x")
+        await wait_all_tasks_blocked()
+        assert poller.turns == turns, "it is no longer in epoll"
+
+
+@needs_epoll
+async def test_unwatch_of_a_closed_socket_does_nothing(poller: Poller) -> None:
+    with sockets() as (ours, _):
+        watch = poller.add_listener(ours.fileno())
+        ours.close()
+        poller.unwatch(watch)
+        await wait_all_tasks_blocked()
+    assert poller.registered == 0
+
+
+@needs_epoll
+async def test_watch_of_a_listener_outlives_a_fault(nursery: trio.Nursery) -> None:
+    """A session has timeouts. An accept loop that gets no events would never accept again."""
+    faults: list[Exception] = []
+    poller = Poller(faults.append)
+    await nursery.start(poller.serve)
+    with sockets() as (ours, theirs), sockets() as (others, other_peer):
+        watch = poller.add_listener(ours.fileno())
+        watch.on_hangup = lambda _: 1 // 0  # type: ignore[assignment]
+        poller.add(others.fileno()).on_hangup = watch.on_hangup
+        theirs.send(b"x")
+        other_peer.send(b"x")
+        await wait_all_tasks_blocked()
+        assert len(faults) == 2
+        assert poller.watch(ours.fileno()) is watch
+        assert poller.registered == 1
+    nursery.cancel_scope.cancel()
+
+
+# End of the poller.
+
+
+@on_epollers
+async def test_ended_poller_accepts_calls_and_delivers_nothing(make: type[Poller]) -> None:
     """While the proxy stops, ending sessions still call the poller."""
     handler = RecordingHandler()
     with sockets() as (first, first_peer), sockets() as (second, second_peer):
-        async with running(Poller) as poller:
+        async with running(make) as poller:
             assert isinstance(poller, Poller)
             poller.add_handler(first.fileno(), handler)
         poller.add_handler(second.fileno(), handler)
@@ -533,16 +601,16 @@ async def test_ended_poller_accepts_calls_and_delivers_nothing() -> None:
         assert poller.registered == 0
 
 
-@needs_epoll
-async def test_ended_poller_leaves_no_open_descriptor() -> None:
+@on_epollers
+async def test_ended_poller_leaves_no_open_descriptor(make: type[Poller]) -> None:
     previous = descriptors()
-    async with running(Poller):
+    async with running(make):
         assert descriptors() > previous
     assert descriptors() == previous
 
 
-@needs_epoll
-async def test_exception_in_handler_ends_the_poller() -> None:
+@on_epollers
+async def test_exception_in_handler_ends_the_poller(make: type[Poller]) -> None:
     """The poller cannot know which session is at fault. The relay's flows keep errors in their session."""
 
     class Raising:
@@ -551,7 +619,7 @@ async def test_exception_in_handler_ends_the_poller() -> None:
 
     previous = descriptors()
     with sockets() as (ours, theirs):
-        poller = Poller()
+        poller = make()
         poller.add_handler(ours.fileno(), Raising())
         theirs.send(b"x")
         with pytest.raises(ZeroDivisionError):
@@ -562,7 +630,7 @@ async def test_exception_in_handler_ends_the_poller() -> None:
 # Real use.
 
 
-@on_both
+@on_each
 async def test_connect_with_poller(make: Callable[[], AnyPoller]) -> None:
     async with running(make) as poller:
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -575,7 +643,7 @@ async def test_connect_with_poller(make: Callable[[], AnyPoller]) -> None:
                 poller.forget(sock.fileno())
 
 
-@on_both
+@on_each
 async def test_tls_handshake_with_poller(make: Callable[[], AnyPoller], throw_away_ca: ThrowAwayCA) -> None:
     server_context = throw_away_ca.server_context("localhost")
     # A read handles one TLS record, and the poller reports further data only once.
@@ -639,12 +707,12 @@ async def test_long_delivery_continues_in_the_next_turn(  # noqa: ASYNC124 - fix
             ours, theirs = map(stack.enter_context, socket.socketpair())
             poller.add_handler(ours.fileno(), Slow(number))
             theirs.send(b"x")
-        poller._deliver()
+        poller._take_turns()
         assert 0 < len(delivered) < 40
         while len(delivered) < 40:
             previous = len(delivered)
-            poller._deliver()
+            poller._take_turns()
             assert len(delivered) > previous
-        poller._deliver()
+        poller._take_turns()
         assert sorted(delivered) == list(range(40))
         poller._epoll.close()

@@ -436,7 +436,7 @@ def test_pid_file_names_the_process_that_accepts(site: Site, workers: int) -> No
         assert failing.wait() == 2
     assert int(file.read_text()) == old.process.pid
     new = site.replace(text)
-    wait_until(lambda: int(file.read_text()) == new.process.pid)
+    wait_until(lambda: file.read_text() == f"{new.process.pid}\n")
     assert old.wait() == 0
     assert int(file.read_text()) == new.process.pid
     new.process.terminate()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,15 +13,21 @@ from mailproxy.testing import ThrowAwayCA
 from mailproxy.testing.fixtures import RunProxy
 from tests.support.proxy.backend_cluster import BackendCluster
 from tests.support.proxy.proxy_harness import ProxyHarness
-from tests.support.proxy.relays import Kind
+from tests.support.proxy.relays import Kind, pollers_for
 
 dummy_socketpair()  # A process makes this pair once, when it first closes a TLS connection, and keeps it.
 
 
 @pytest.fixture
 def relay_kind() -> Kind:
-    """The relay of the proxies. Tests with the mark ``ON_BOTH`` run once with each."""
+    """The relay of the proxies. Tests with the mark ``ON_EACH`` run once with each."""
     return "auto"
+
+
+@pytest.fixture(autouse=True)
+def pollers(relay_kind: Kind) -> Iterator[None]:
+    with pollers_for(relay_kind):
+        yield
 
 
 @pytest.fixture

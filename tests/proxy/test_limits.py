@@ -8,7 +8,7 @@ import trio.testing
 
 from mailproxy.testing import collect, greet_and_echo
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness, ResourceSnapshot
-from tests.support.proxy.relays import ON_BOTH
+from tests.support.proxy.relays import ON_EACH
 
 GREETING = b"* OK ready\r\n"
 
@@ -33,7 +33,7 @@ async def test_full_process_stops_accepting(harness: ProxyHarness) -> None:
 
 
 @pytest.mark.slow
-@ON_BOTH
+@ON_EACH
 async def test_300_sessions_at_once_lose_nothing(harness: ProxyHarness) -> None:
     """300 sessions, half of them TLS: each gets its own lines back."""
     server = await harness.server(greet_and_echo(GREETING))

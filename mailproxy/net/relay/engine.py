@@ -1,6 +1,6 @@
-"""The engine: relays all sessions of a loop in one task, the poller's.
+"""The engine: relays all sessions of a loop without a task, in calls of the poller.
 
-The task of a session sleeps until the session ends.
+The task of a session sleeps until the session ends. One more task sleeps until the deadline of a session.
 
 Each direction of a session is a ``Flow``. The poller reports what happens at the flow's source, and the flow
 of the opposite direction what happens at its sink, in plain calls. A message costs no task switch, no nursery
@@ -36,11 +36,15 @@ delivers the final data. Then the session's task is woken.
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import trio
 from attrs import define, field
 
 from mailproxy.log.end_reasons import EndReason
 from mailproxy.net.poller import Poller
+from mailproxy.net.relay.deadlines import Deadlines
 from mailproxy.net.relay.flow import BUFFER_BYTES, Flow
 from mailproxy.net.relay.pipes import Pipes
 from mailproxy.net.relay.transfer import SideAbortedError, discard_input
@@ -63,11 +67,13 @@ class Engine:
         self.poller = poller
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         self.pipes = Pipes()
+        self._deadlines: Deadlines[_Session] = Deadlines()
         self._deadline_updates: list[_Session] = []
-        self._has_deadline_updates = trio.Event()
+        self._next_updates = math.inf  # when these are made
+        self._sleep = trio.CancelScope()  # of ``serve``, until something is due
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep idle pipes, and update the deadlines of sessions, until cancelled.
+        """Keep idle pipes, and end sessions whose deadline has passed, until cancelled.
 
         Closes:
             The idle pipes. ``serve`` may be started again.
@@ -76,23 +82,45 @@ class Engine:
             self.pipes.reopen()  # a failure of this task may have closed them
             task_status.started()
             while True:
-                if not self._deadline_updates:
-                    await self._has_deadline_updates.wait()
-                await trio.sleep(_DEADLINE_UPDATE_DELAY_S)
-                self._has_deadline_updates = trio.Event()
-                while self._deadline_updates:
-                    self._deadline_updates.pop().update_deadline()
+                now = trio.current_time()
+                if self._next_updates <= now:
+                    self._next_updates = math.inf
+                    while self._deadline_updates:
+                        self._deadline_updates.pop().update_deadline()
+                for session in self._deadlines.take_due(now):
+                    session.on_deadline(now)
+                with trio.CancelScope(deadline=min(self._next_updates, self._deadlines.next)) as self._sleep:
+                    await trio.sleep_forever()
         finally:
             self.pipes.close()
+
+    def _wake_at(self, time: float) -> None:
+        """Have ``serve`` look at what is due at this time, if not before."""
+        if time < self._sleep.deadline:
+            self._sleep.deadline = time
+            self.poller.end_turn()
+
+    def set_deadline(self, session: _Session) -> None:
+        """Set or replace the deadline of a session, after which it may be over."""
+        deadline = min(session.tunnel.deadlines())
+        self.remove_deadline(session)
+        session.deadline = self._deadlines.add(deadline, session)
+        self._wake_at(deadline)
+
+    def remove_deadline(self, session: _Session) -> None:
+        """Remove the deadline of a session, if it has one."""
+        if session.deadline is not None:
+            self._deadlines.remove(session.deadline)
 
     def schedule_deadline_update(self, session: _Session) -> None:
         """Compute the session's deadline again in a moment.
 
-        Not at once: most sessions with one closed side are over by then, and giving a scope another deadline
-        costs as much as moving a message.
+        Not at once: most sessions with one closed side are over by then, and an earlier deadline makes trio's
+        loop run.
         """
         if not self._deadline_updates:
-            self._has_deadline_updates.set()
+            self._next_updates = self.poller.now + _DEADLINE_UPDATE_DELAY_S
+            self._wake_at(self._next_updates)
         self._deadline_updates.append(session)
 
     async def run(self, tunnel: Tunnel) -> EndReason:
@@ -116,19 +144,15 @@ class Engine:
             session.to_server.start()
             if not session.to_server.is_over:
                 session.to_client.start()
-            while True:
-                # A moved byte only notes the time. When the deadline passes it is computed again, and the
-                # wait goes on if bytes have moved.
-                with trio.CancelScope(deadline=min(tunnel.deadlines())) as tunnel.scope:
-                    if not session.to_server.is_over:
-                        session.task = trio.lowlevel.current_task()
-                        await trio.lowlevel.wait_task_rescheduled(session.abort_wait)
-                    if session.fault is not None:
-                        raise session.fault
-                    assert session.end is not None  # noqa: S101 - nothing else wakes the task
-                    return session.end
-                if (end := tunnel.expired(trio.current_time())) is not None:
-                    return end
+            if not session.to_server.is_over:
+                tunnel.cancel = session.on_abort
+                self.set_deadline(session)
+                session.task = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(session.abort_wait)
+            if session.fault is not None:
+                raise session.fault
+            assert session.end is not None  # noqa: S101 - nothing else wakes the task
+            return session.end
         finally:
             session.release()
 
@@ -143,6 +167,7 @@ class _Session:
         task: The task in ``Engine.run``, while it waits for the end.
         end: The end reason, once the session is over.
         fault: An exception that is a fault of mailproxy; the task raises it.
+        deadline: Its entry in the engine's deadlines, once it has one.
     """
 
     engine: Engine
@@ -152,6 +177,7 @@ class _Session:
     task: trio.lowlevel.Task | None = None
     end: EndReason | None = None
     fault: Exception | None = None
+    deadline: list[Any] | None = None
     deadline_update_pending: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -223,10 +249,28 @@ class _Session:
             self.engine.schedule_deadline_update(self)
 
     def update_deadline(self) -> None:
-        """Set the deadline of the scope that the task waits in."""
+        """Compute the deadline again."""
         self.deadline_update_pending = False
-        if self.task is not None and self.tunnel.scope is not None:
-            self.tunnel.scope.deadline = min(self.tunnel.deadlines())
+        if self.task is not None:
+            self.engine.set_deadline(self)
+
+    def on_deadline(self, now: float) -> None:
+        """End the session if no byte has moved since the deadline was set; else set another one.
+
+        A moved byte only notes the time.
+        """
+        if self.task is None:
+            return
+        end = self.tunnel.expired(now)
+        if end is None:
+            self.engine.set_deadline(self)
+        else:
+            self._finish(end)
+
+    def on_abort(self) -> None:
+        """End the session with the end reason that ``Tunnel.abort`` was called with."""
+        if self.task is not None:
+            self._finish(self.tunnel.forced_end)
 
     def release(self) -> None:
         """Drop the handlers, give pipes back, and break reference cycles.
@@ -243,5 +287,6 @@ class _Session:
             if flow.pipe is not None:
                 flow.give_pipe_back()
             del flow.reverse, flow.session
-        self.fault = None
+        self.engine.remove_deadline(self)
+        self.tunnel.cancel = self.fault = None
         del self.to_server, self.to_client, self.tunnel

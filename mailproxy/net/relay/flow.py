@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from ssl import SSLWantReadError, SSLWantWriteError
-from typing import Protocol
 
 from mailproxy.log.end_reasons import CLIENT_CLOSED, SERVER_CLOSED
-from mailproxy.net.poller import BOTH_WAYS, ERR, HUP, IN, OUT, PRI, RDHUP, READING, Poller
-from mailproxy.net.relay.pipes import PIPE_BYTES, Pipe, Pipes
+from mailproxy.net.poller import BOTH_WAYS, ERR, HUP, IN, OUT, PRI, RDHUP, READING
+from mailproxy.net.relay.flow_state import FlowState
+from mailproxy.net.relay.pipes import PIPE_BYTES, Pipe
 from mailproxy.net.relay.transfer import (
     BLOCKED,
     BLOCKED_WRITING,
@@ -24,7 +24,6 @@ from mailproxy.net.relay.transfer import (
     shutdown_write,
     side_aborted,
 )
-from mailproxy.net.relay.tunnel import Direction, Note, Side, Tunnel
 
 BUFFER_BYTES = 64 * 1024  # a typical socket buffer; more per call gains nothing measurable
 _READS_PER_TURN = 8  # half a MiB at most
@@ -33,107 +32,15 @@ _MIN_BULK_BYTES = 32 * 1024  # a splice of less ends the bulk transfer: the next
 
 _SOURCE_EVENTS = IN | PRI | RDHUP | ERR | HUP
 _ROOM_EVENTS = OUT | ERR | HUP
+_UNUSUAL_EVENTS = RDHUP | PRI | ERR
 
 
-class FlowEngine(Protocol):
-    """What a flow uses of the engine."""
+class Flow(FlowState):
+    """A direction at work. ``FlowState`` explains its flags."""
 
-    poller: Poller
-    buffer: memoryview
-    pipes: Pipes
-
-
-class FlowSession(Protocol):
-    """What a flow uses of its session."""
-
-    tunnel: Tunnel
-
-    @property
-    def engine(self) -> FlowEngine: ...
-    def end_in_order(self) -> None: ...
-    def end_after_failure(self) -> None: ...
-    def fail(self, fault: Exception) -> None: ...
-    def on_side_aborted(self, error: SideAbortedError) -> None: ...
-    def deadlines_changed(self) -> None: ...
-
-
-class Flow(Direction):
-    """A direction at work.
-
-    While the session runs, three flags are its state:
-
-    ===  =======  ========  =================================================================================
-    eof  blocked  deferred  meaning
-    ===  =======  ========  =================================================================================
-    no   no       no        idle: the source is drained, and its next event starts ``_pump``
-    no   no       yes       the turn is used up, and there may be more to read: ``run`` goes on
-    no   yes      no        the sink is full: ``pending`` or the pipe holds bytes, and the source is not read
-    yes  yes      no        a part of the close_notify did not fit the sink: ``pending_close_notify``
-    yes  no       no        finished: the end was forwarded, or the sink has failed
-    yes  no       yes       the sink failed while the flow was deferred: ``run`` does nothing
-    ===  =======  ========  =================================================================================
-
-    The other flags only occur in some of these states:
-
-    * ``write_wants_read``: blocked, under TLS at the sink. TLS has to read there before it can write.
-    * ``read_wants_write``: not blocked, under TLS at the source. TLS has to write there before it can read,
-      so ``wants_write`` is set.
-    * ``lookahead``: blocked, deferred or finished, under TLS at the source.
-    * ``is_bulk``: clear on both sides. Without eof there is a pipe. A flow that is not in bulk has none.
-    * ``is_reset``: ``short_read_inconclusive`` is set, too.
-    * ``source_failed``: the reverse flow is finished.
-
-    Attributes:
-        fd: Descriptor of the source.
-        reverse: The flow of the opposite direction.
-        source_failed: The source's connection has failed. This flow delivers the final data.
-        is_bulk: The last read filled the buffer, and the rest goes through a pipe.
-        short_read_inconclusive: The source has closed or sent urgent data, so a short read may have left
-            bytes.
-        is_reset: The poller reported an error at the source, and no read has failed yet.
-        is_over: The session has ended; the other flags mean nothing.
-        is_deferred: ``run`` is due, and nothing else may pump before.
-        read_wants_write: OpenSSL's SSL_ERROR_WANT_WRITE of a read.
-        write_wants_read: OpenSSL's SSL_ERROR_WANT_READ of a write.
-        lookahead: The result of a read that was made ahead: a count as of ``receive``, or the failure.
-        wants_write: epoll reports room at the source, which is the sink of the reverse flow.
-    """
-
-    # With the slots of Direction, this is all that two flows of an idle session keep in memory.
-    __slots__ = (
-        "fd",
-        "is_bulk",
-        "is_deferred",
-        "is_over",
-        "is_reset",
-        "lookahead",
-        "pipe",
-        "read_wants_write",
-        "reverse",
-        "session",
-        "short_read_inconclusive",
-        "source_failed",
-        "wants_write",
-        "write_wants_read",
-    )  # fmt: skip
+    __slots__ = ()
 
     reverse: Flow
-
-    def __init__(self, session: FlowSession, source: Side, sink: Side) -> None:
-        self.session = session
-        self.source = source
-        self.sink = sink
-        self.fd = source.sock.fileno()
-        self.received = 0
-        self.pending = self.pending_close_notify = b""
-        self.empty_reads = self.received_before = 0
-        self.eof = self.is_blocked = self.is_deferred = self.is_over = False
-        self.source_failed = self.is_reset = self.short_read_inconclusive = False
-        self.is_bulk = False
-        self.pipe: Pipe | None = None
-        self.read_wants_write = self.write_wants_read = self.wants_write = False
-        self.lookahead: int | SideAbortedError | None = None
-        self.note: Note | None = None
 
     def start(self) -> None:
         """Take over the source's events, and act on those that its watch has noted."""
@@ -153,7 +60,7 @@ class Flow(Direction):
         if self.is_over:
             return
         try:
-            if events & (RDHUP | PRI | ERR):
+            if events & _UNUSUAL_EVENTS:
                 self.short_read_inconclusive = True
                 if events & ERR:
                     self.is_reset = True

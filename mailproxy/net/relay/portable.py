@@ -79,10 +79,11 @@ class PortableRelay:
             tunnel.gate.push = partial(_push, tunnel.to_server)
         failed: Side | None = None
         while True:
-            with trio.CancelScope(deadline=_deadline(tunnel)) as tunnel.scope:
-                failed = failed or await self._pump_both(tunnel, tunnel.scope)
+            with trio.CancelScope(deadline=_deadline(tunnel)) as scope:
+                tunnel.cancel = scope.cancel
+                failed = failed or await self._pump_both(tunnel, scope)
                 if failed is not None:
-                    await self._deliver_final_data(tunnel, failed, tunnel.scope)
+                    await self._deliver_final_data(tunnel, failed, scope)
                     discard_input(tunnel.surviving_side(), self._buffer)
                     return tunnel.aborted_end()
             if tunnel.to_server.is_finished and tunnel.to_client.is_finished:

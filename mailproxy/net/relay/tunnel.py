@@ -156,13 +156,14 @@ class Tunnel:
         is_reset_unconfirmed: The failure is a reset that no read and no write has confirmed yet.
         detail: The reason of the failure, for the log.
         forced_end: The end reason that ``abort`` was called with.
-        scope: The scope that the relay waits in.
+        cancel: Called by ``abort``; None while no relay waits.
         follower: What follows the session's bytes, None for nothing.
         gate: What holds bytes of the client back, None for nothing.
     """
 
     __slots__ = (
         "aborted_side",
+        "cancel",
         "client",
         "detail",
         "first_closed",
@@ -171,7 +172,6 @@ class Tunnel:
         "gate",
         "half_closed_timeout",
         "is_reset_unconfirmed",
-        "scope",
         "server",
         "to_client",
         "to_server",
@@ -216,7 +216,7 @@ class Tunnel:
         self.is_reset_unconfirmed = False
         self.detail = ""
         self.forced_end: EndReason | None = None
-        self.scope: trio.CancelScope | None = None
+        self.cancel: Callable[[], object] | None = None
 
     def deadlines(self) -> tuple[float, float]:
         """Return when the client's and when the server's idle timeout ends the session, in trio's clock.
@@ -299,11 +299,11 @@ class Tunnel:
     def abort(self, end: EndReason) -> None:
         """End the session now, with this end reason."""
         self.forced_end = end
-        if self.scope is not None:
-            self.scope.cancel()
+        if self.cancel is not None:
+            self.cancel()
 
     def expired(self, now: float) -> EndReason | None:
-        """Return the end reason after the relay's scope was cancelled or its deadline has passed.
+        """Return the end reason after ``abort`` was called or a deadline has passed.
 
         With equal deadlines the client's counts, as in HAProxy.
 

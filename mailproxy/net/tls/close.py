@@ -9,6 +9,7 @@ import socket
 import ssl
 from enum import IntEnum
 
+from mailproxy.net.tls.openssl import shutdown_once
 from mailproxy.net.tls.tls_socket import ssl_object
 
 _CLOSE_NOTIFY_BYTES = 512  # an alert is two bytes, its record some 20 more
@@ -54,11 +55,8 @@ def drain_and_close(sock: socket.socket) -> None:
 def send_close_notify(tls: ssl.SSLSocket) -> bytes:
     """Send close_notify without reading, so that what the peer still sends can be read afterwards.
 
-    ``SSLSocket.unwrap`` sends close_notify and then reads, looking for the peer's. Application data that it
-    meets there are lost, and all that follows with them. So one end of an empty socket pair takes the place
-    of the connection's descriptor while OpenSSL works. What OpenSSL writes to the pair is then sent from
-    here. No other task runs meanwhile. The registration of the descriptor in epoll survives, because the
-    duplicate keeps the real socket open (epoll(7), question 6).
+    ``SSLSocket.unwrap`` sends close_notify and then reads, looking for the peer's. Application data that it meets there
+    are lost, and all that follows with them.
 
     Returns:
         The part of the record that did not fit the socket's buffer, usually ``b""``. Pass it to
@@ -66,6 +64,22 @@ def send_close_notify(tls: ssl.SSLSocket) -> bytes:
 
     Raises:
         OSError: If it cannot be sent.
+    """
+    if shutdown_once(ssl_object(tls)):
+        return b""
+    # In an interpreter whose OpenSSL cannot be called, and for the rest of a record that did not fit.
+    return send_record(tls, _make_close_notify(tls))
+
+
+def _make_close_notify(tls: ssl.SSLSocket) -> bytes:
+    """Return the record of a close_notify that OpenSSL then believes to be sent, empty if it refuses.
+
+    One end of an empty socket pair takes the place of the connection's descriptor while OpenSSL works. No other task
+    runs meanwhile. The registration of the descriptor in epoll survives, because the duplicate keeps the real socket
+    open (epoll(7), question 6).
+
+    Raises:
+        OSError: As ``SSLSocket.unwrap``.
     """
     fd = tls.fileno()
     try:
@@ -86,10 +100,9 @@ def send_close_notify(tls: ssl.SSLSocket) -> bytes:
         os.dup2(real, fd, inheritable=False)
         os.close(real)
     try:
-        record = ours.recv(_CLOSE_NOTIFY_BYTES)
+        return ours.recv(_CLOSE_NOTIFY_BYTES)
     except BlockingIOError:
-        return b""  # OpenSSL refused, and wrote nothing
-    return send_record(tls, record)
+        return b""
 
 
 def send_record(tls: ssl.SSLSocket, record: bytes) -> bytes:
@@ -102,14 +115,14 @@ def send_record(tls: ssl.SSLSocket, record: bytes) -> bytes:
         OSError: If it cannot be sent.
     """
     try:
-        return record[socket.socket.send(tls, record) :]
+        return record[socket.socket.send(tls, record) :] if record else b""
     except BlockingIOError:
         return record
 
 
 @functools.cache
 def dummy_socketpair() -> tuple[socket.socket, socket.socket]:
-    """Return the socket pair for ``send_close_notify``, one for the whole process.
+    """Return the socket pair of ``_make_close_notify``, one for the whole process.
 
     It is empty between uses. Making one takes four system calls.
     """

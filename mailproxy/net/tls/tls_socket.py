@@ -12,8 +12,8 @@ import ssl
 import traceback
 from typing import Any, Self
 
-from mailproxy.net.tls.auto_retry import clear_auto_retry
 from mailproxy.net.tls.certificate import Certificate
+from mailproxy.net.tls.openssl import clear_auto_retry
 
 
 class TlsSocket(ssl.SSLSocket):

@@ -120,10 +120,17 @@ class Gate(ABC):
         self._data += data
         return self.released()
 
-    def from_server(self, data: bytes) -> None:
-        """Take note of bytes of the server, all of which go to the client."""
-        if self.state in (State.OPEN, State.CLOSED):
-            return
+    def from_server(self, data: bytes) -> bool:
+        """Take note of bytes of the server, all of which go to the client.
+
+        Returns:
+            Whether the driver has to look at the gate: it holds bytes, is open, or has failed.
+        """
+        if self.state is not State.OPEN and self.state is not State.CLOSED:
+            self._read_answers(data)
+        return bool(self._data) or self.state is State.OPEN or self.state is State.CLOSED
+
+    def _read_answers(self, data: bytes) -> None:
         answers = self._answers
         if answers is None:
             if (

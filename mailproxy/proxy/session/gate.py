@@ -66,14 +66,15 @@ class TunnelGate:
         if self._is_dropping:
             return b""
         received = bytes(data)
-        released = self.gate.from_client(received)
         gate = self.gate
-        if gate.failure or gate.held_bytes > _HELD_MAX:
+        released = gate.from_client(received)
+        is_all = released == received  # mostly: then nothing is held, and nothing has failed
+        if not is_all and (gate.failure or gate.held_bytes > _HELD_MAX):
             self._fail()
             return b""
         if self.follower is not None and self.follower.follows_commands and released:
             self.follower.from_client(memoryview(released))
-        return False if released == received else released
+        return False if is_all else released
 
     def from_server(self, data: memoryview) -> bool:
         """Take note of bytes of the server, and release what has waited for them."""
@@ -82,7 +83,8 @@ class TunnelGate:
         if self._is_dropping:
             return False
         gate, push = self.gate, self.push
-        gate.from_server(bytes(data))
+        if not gate.from_server(bytes(data)):
+            return False
         # Mostly nothing waits: then the relay does not either.
         released = gate.released() if gate.held_bytes else None
         if gate.failure:

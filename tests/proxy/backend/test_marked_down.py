@@ -17,7 +17,7 @@ from tests.support.proxy.backend_cluster import (
     receive_server_name,
 )
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ResourceSnapshot
-from tests.support.proxy.relays import ON_BOTH
+from tests.support.proxy.relays import ON_EACH
 from tests.support.timeouts import wait_until
 
 SHUT_DOWN: dict[str, Any] = {"on_marked_down": "shutdown-sessions"}
@@ -34,7 +34,7 @@ async def connect_two(cluster: BackendCluster, **settings: Any) -> tuple[Connect
     return one, two
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("tls", [False, True])
 async def test_sessions_end_in_maintenance(cluster: BackendCluster, tls: bool) -> None:
     one, two = await connect_two(cluster, tls=tls, **SHUT_DOWN)
@@ -217,7 +217,7 @@ async def test_redispatched_session_ignores_first_server(cluster: BackendCluster
     await assert_served(client)
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("server_tls", [False, True])
 @pytest.mark.parametrize("tls", [False, True])
 async def test_stalled_peers_do_not_keep_session(
@@ -239,7 +239,7 @@ async def test_stalled_peers_do_not_keep_session(
     await before.wait_until_restored()
 
 
-@ON_BOTH
+@ON_EACH
 async def test_half_closed_session_ends(cluster: BackendCluster) -> None:
     await cluster.add_server("s1", (Send(b"s1\r\n"), HalfClose(), Collect()))
     await cluster.start_proxy(**SHUT_DOWN)
@@ -251,7 +251,7 @@ async def test_half_closed_session_ends(cluster: BackendCluster) -> None:
     assert (await cluster.harness.session())["end"] == "server-down"
 
 
-@ON_BOTH
+@ON_EACH
 async def test_hundred_sessions_end_at_once(cluster: BackendCluster) -> None:
     await cluster.add_server("s1")
     await cluster.add_server("s2")

@@ -29,6 +29,7 @@ from mailproxy.testing import (
     never_read,
     stay_silent,
 )
+from tests.support.ports import free_port, free_ports
 from tests.support.proxy.check_harness import (
     MAIL_PROTOCOLS,
     PLAYBOOKS,
@@ -721,11 +722,13 @@ async def test_unknown_name_of_check_address_fails(harness: ProxyHarness) -> Non
 async def test_server_without_port_is_checked_at_each_bind(harness: ProxyHarness, missing: bool) -> None:
     """Each port that clients may connect to must be reachable."""
     servers = [
-        await harness.server((ServerPlaybook(PLAYBOOKS["imap"]),), bind="127.0.0.2:0") for _ in range(2)
+        await harness.server((ServerPlaybook(PLAYBOOKS["imap"]),), bind=f"127.0.0.2:{port}")
+        for port in free_ports(2, ("127.0.0.1", "127.0.0.2"))  # the proxy has the same ports at 127.0.0.1
     ]
     ports = [port_of(server) for server in servers]
     if missing:
-        refusing: str = await harness.nursery.start(RefusingServer("127.0.0.2:0").serve)
+        port = free_port(("127.0.0.1", "127.0.0.2"))
+        refusing: str = await harness.nursery.start(RefusingServer(f"127.0.0.2:{port}").serve)
         ports[1] = int(refusing.rpartition(":")[2])
     binds: dict[str, Any] = {
         "frontends": {"f": {"bind": [{"address": f"127.0.0.1:{port}"} for port in ports]}}

@@ -18,6 +18,7 @@ from mailproxy.testing import (
     reset,
     stay_silent,
 )
+from tests.support.ports import free_ports
 from tests.support.proxy.proxy_harness import TIMEOUT_S, Line, ProxyHarness, ResourceSnapshot
 
 GREETING = b"* OK ready\r\n"
@@ -239,8 +240,9 @@ async def test_hanging_resolver_does_not_delay_sessions(
 async def test_server_without_port_gets_port_of_bind(harness: ProxyHarness) -> None:
     """Each bind of a frontend connects to the server's port with the number of the bind."""
     greetings = (b"clear\r\n", b"other\r\n")
-    servers = [await harness.server(collect(greeting), bind="127.0.0.2:0") for greeting in greetings]
-    ports = [server.address.rpartition(":")[2] for server in servers]
+    ports = free_ports(2, ("127.0.0.1", "127.0.0.2"))
+    for port, greeting in zip(ports, greetings, strict=True):
+        await harness.server(collect(greeting), bind=f"127.0.0.2:{port}")
     binds = [{"address": f"127.0.0.1:{port}"} for port in ports]
     proxy = await harness.proxy("127.0.0.2", frontends={"f": {"bind": binds}})
     for bind, greeting in enumerate(greetings):

@@ -7,12 +7,12 @@ import trio
 
 from mailproxy.testing import Collect, Expect, Send, Step, collect
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
-from tests.support.proxy.relays import ON_BOTH
+from tests.support.proxy.relays import ON_EACH
 
 GREETING = b"* OK ready\r\n"
 
 
-@ON_BOTH
+@ON_EACH
 async def test_idle_session_ends_long_before_the_deadline(harness: ProxyHarness) -> None:
     server = await harness.server(collect(GREETING))
     proxy = await harness.proxy(server.address, process={"idle_first": "100ms"})
@@ -26,7 +26,7 @@ async def test_idle_session_ends_long_before_the_deadline(harness: ProxyHarness)
     assert (line["end"], line["state"]) == ("stopped", "K-")
 
 
-@ON_BOTH
+@ON_EACH
 async def test_response_that_is_being_sent_arrives_whole(harness: ProxyHarness) -> None:
     """The server sends it in pieces, all of them after the drain has begun."""
     pieces: list[Step] = []

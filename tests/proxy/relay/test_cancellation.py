@@ -22,7 +22,7 @@ from tests.support.proxy.relay_harness import (
     StopReading,
     Transport,
 )
-from tests.support.proxy.relays import ON_BOTH, Kind, registered, run_relay
+from tests.support.proxy.relays import ON_EACH, Kind, registered, run_relay
 from tests.support.proxy.task_steps import CancelAt
 
 STRIDE = 3
@@ -65,7 +65,7 @@ OTHER: list[Action] = [
 ]
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("transport", ["clear", "TLS 1.3"])
 @pytest.mark.parametrize(
     "actions", [CANCELLED, ABORTED, BUFFERS_FULL], ids=["blocked", "reset", "buffers full"]

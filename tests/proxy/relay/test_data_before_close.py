@@ -28,10 +28,10 @@ from mailproxy.testing import Drop, Expect, Send, ThrowAwayCA, pattern
 from tests.support.proxy.proxy_harness import ProxyHarness
 from tests.support.proxy.relay_harness import TRANSPORTS, Contexts, Transport
 from tests.support.proxy.relayed_pair import fill_send_buffer, relayed_pair
-from tests.support.proxy.relays import ON_BOTH, Kind, run_relay
+from tests.support.proxy.relays import ON_EACH, Kind, run_relay
 from tests.support.timeouts import wait_until
 
-pytestmark = ON_BOTH
+pytestmark = ON_EACH
 
 REPETITIONS = 5
 RESET = "Connection reset by peer"

@@ -12,10 +12,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from mailproxy.log.end_reasons import CLIENT_TIMEOUT, SERVER_CLOSED, SERVER_TIMEOUT
 from mailproxy.net.relay import Tunnel
 from tests.support.proxy.relayed_pair import read_available, relayed_pair
-from tests.support.proxy.relays import ON_BOTH, Kind
+from tests.support.proxy.relays import ON_EACH, Kind
 
 
-@ON_BOTH
+@ON_EACH
 async def test_blocked_server_is_not_idle(mock_clock: MockClock, relay_kind: Kind) -> None:
     """Its timeout starts when the client has taken the last byte."""
     async with relayed_pair(mock_clock, relay_kind, server_timeout=5) as session:
@@ -30,7 +30,7 @@ async def test_blocked_server_is_not_idle(mock_clock: MockClock, relay_kind: Kin
         assert session.end_reasons == [SERVER_TIMEOUT]
 
 
-@ON_BOTH
+@ON_EACH
 async def test_server_with_data_in_relay_is_not_idle(mock_clock: MockClock, relay_kind: Kind) -> None:
     """All of its data is in the relay, which reads nothing meanwhile. The timeout counts from the flush."""
     async with relayed_pair(mock_clock, relay_kind, server_timeout=5) as session:
@@ -48,7 +48,7 @@ async def test_server_with_data_in_relay_is_not_idle(mock_clock: MockClock, rela
         assert session.end_reasons == [SERVER_TIMEOUT]
 
 
-@ON_BOTH
+@ON_EACH
 async def test_blocked_client_is_not_idle(mock_clock: MockClock, relay_kind: Kind) -> None:
     """The opposite direction: a long message that the server takes slowly."""
     async with relayed_pair(mock_clock, relay_kind, client_timeout=5) as session:
@@ -65,7 +65,7 @@ async def test_blocked_client_is_not_idle(mock_clock: MockClock, relay_kind: Kin
         assert session.end_reasons == [CLIENT_TIMEOUT]
 
 
-@ON_BOTH
+@ON_EACH
 async def test_client_without_reading_is_idle(mock_clock: MockClock, relay_kind: Kind) -> None:
     async with relayed_pair(mock_clock, relay_kind, client_timeout=5, server_timeout=3) as session:
         await session.fill(session.server)
@@ -75,7 +75,7 @@ async def test_client_without_reading_is_idle(mock_clock: MockClock, relay_kind:
         assert session.end_reasons == [CLIENT_TIMEOUT]
 
 
-@ON_BOTH
+@ON_EACH
 async def test_half_closed_slow_reader_times_out_when_stopped(
     mock_clock: MockClock, relay_kind: Kind
 ) -> None:
@@ -96,7 +96,7 @@ async def test_half_closed_slow_reader_times_out_when_stopped(
         assert session.end_reasons == [CLIENT_TIMEOUT]
 
 
-@ON_BOTH
+@ON_EACH
 async def test_slow_reader_gets_all_data_of_closed_server(mock_clock: MockClock, relay_kind: Kind) -> None:
     """The server has sent everything and closed."""
     async with relayed_pair(mock_clock, relay_kind, half_closed_timeout=5) as session:
@@ -114,7 +114,7 @@ async def test_slow_reader_gets_all_data_of_closed_server(mock_clock: MockClock,
         assert session.end_reasons == [SERVER_CLOSED]
 
 
-@ON_BOTH
+@ON_EACH
 async def test_silent_server_after_half_close_is_idle(mock_clock: MockClock, relay_kind: Kind) -> None:
     async with relayed_pair(mock_clock, relay_kind, half_closed_timeout=5) as session:
         await session.advance(100)

@@ -24,9 +24,9 @@ from mailproxy.proxy.session.wait import InterruptibleWait
 from mailproxy.testing import Close, Collect, Connection, Reset, Send, Stall
 from tests.proxy.backend.test_server_addresses import resolve_to
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
-from tests.support.proxy.relays import ON_BOTH
+from tests.support.proxy.relays import ON_EACH
 
-pytestmark = ON_BOTH
+pytestmark = ON_EACH
 
 GREETING = b"* OK ready\r\n"
 SESSION_TYPES = (

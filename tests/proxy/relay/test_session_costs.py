@@ -29,7 +29,7 @@ from tests.support.proxy.relay_harness import (
     Transport,
     open_descriptors,
 )
-from tests.support.proxy.relays import ENGINE_ONLY, ON_BOTH, Kind, run_relay
+from tests.support.proxy.relays import ENGINE_ONLY, ON_EACH, Kind, run_relay
 
 IDLE_S = 0.3
 KEPT_PIPES = 16  # kept for the next bulk, each with two descriptors
@@ -73,7 +73,7 @@ def _side(stack: ExitStack) -> socket.socket:
     return stack.enter_context(relay_socket)
 
 
-@ON_BOTH
+@ON_EACH
 async def test_silent_sessions_run_no_task(relay_kind: Kind) -> None:
     async with run_relay(relay_kind) as relay:
         with ExitStack() as stack:

@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mailproxy.log.end_reasons import CLIENT_ABORTED, CLIENT_CLOSED, SERVER_CLOSED
-from mailproxy.net.relay import KINDS
 from mailproxy.testing import ThrowAwayCA
 from tests.support.proxy.relay_harness import (
     NAMES,
@@ -33,7 +32,7 @@ from tests.support.proxy.relay_harness import (
     StopReading,
     Transport,
 )
-from tests.support.proxy.relays import ON_BOTH, Kind
+from tests.support.proxy.relays import KINDS, ON_EACH, Kind
 
 # The sizes of TLS records, of the relay's buffer and of pipes, and one that no socket buffer holds. Each also
 # with one byte less and one more.
@@ -141,7 +140,7 @@ ENDS_WHILE_FULL = (
 )
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("server", ["clear", "TLS 1.3"])
 @pytest.mark.parametrize("client", ["clear", "TLS 1.3"])
 @pytest.mark.parametrize("name", HARD_ACTIONS)
@@ -156,7 +155,7 @@ def test_hard_scenario(
         scenario.run(relay_kind, contexts)
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("name", ENDS_WHILE_FULL)
 def test_close_notify_waits_for_room(relay_kind: Kind, contexts: Contexts, name: str) -> None:
     """It arrives after the last byte, however full the socket is. Without it a peer assumes a truncation."""
@@ -178,14 +177,14 @@ def contexts(throw_away_ca: ThrowAwayCA) -> Contexts:
     return Contexts.of(throw_away_ca)
 
 
-@ON_BOTH
+@ON_EACH
 @FEWER_EXAMPLES
 @given(scenario=scenarios(*SENDS, *READS, *ENDS))
 def test_any_scenario(relay_kind: Kind, contexts: Contexts, scenario: Scenario) -> None:
     scenario.run(relay_kind, contexts)
 
 
-@ON_BOTH
+@ON_EACH
 @FEWER_EXAMPLES
 @given(scenario=scenarios(*SENDS, *READS, action_of(HalfClose)))
 def test_any_orderly_scenario(relay_kind: Kind, contexts: Contexts, scenario: Scenario) -> None:
@@ -193,7 +192,7 @@ def test_any_orderly_scenario(relay_kind: Kind, contexts: Contexts, scenario: Sc
     scenario.run(relay_kind, contexts)
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("client", TRANSPORTS)
 def test_client_reset_after_server_close_is_detected(
     relay_kind: Kind, contexts: Contexts, client: Transport
@@ -203,7 +202,7 @@ def test_client_reset_after_server_close_is_detected(
     assert harness.end is CLIENT_ABORTED
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("client", TRANSPORTS)
 def test_client_closing_before_answer_is_orderly(
     relay_kind: Kind, contexts: Contexts, client: Transport
@@ -214,7 +213,7 @@ def test_client_closing_before_answer_is_orderly(
     assert (harness.end, harness.tunnel.to_client.received) == (CLIENT_CLOSED, 10)
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("peer", NAMES)
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_close_notify_is_recorded(
@@ -244,7 +243,7 @@ def test_relays_have_same_outcome(contexts: Contexts, scenario: Scenario) -> Non
         assert first == other
 
 
-@ON_BOTH
+@ON_EACH
 @FEWER_EXAMPLES
 @given(scenario=scenarios(*SENDS, *ENDS, max_parts=5, is_stepwise=True))
 def test_stepwise_scenario_is_repeatable(relay_kind: Kind, contexts: Contexts, scenario: Scenario) -> None:

@@ -9,7 +9,7 @@ from mailproxy.net.poller import TRIO
 from mailproxy.net.relay import PortableRelay, open_relay
 from mailproxy.testing import Close, Collect, Send, dial, pattern
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
-from tests.support.proxy.relays import Kind
+from tests.support.proxy.relays import Setting
 from tests.support.proxy.task_steps import FEW_STEPS, cancel_at_every_step, count_steps
 
 SIZE = 300_000
@@ -21,7 +21,7 @@ def no_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["auto", "engine", "portable"])
-async def test_relay_is_portable(kind: Kind) -> None:
+async def test_relay_is_portable(kind: Setting) -> None:
     await trio.lowlevel.checkpoint()
     assert isinstance(open_relay(kind, TRIO), PortableRelay)
 

@@ -15,7 +15,7 @@ from mailproxy.proxy.session import wait
 from mailproxy.testing import Close, Collect, Connection, Echo, Send, UnansweredServer, WaitFor
 from tests.support.proxy.backend_cluster import BackendCluster, assert_rejected
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ResourceSnapshot
-from tests.support.proxy.relays import ON_BOTH
+from tests.support.proxy.relays import ON_EACH
 from tests.support.proxy.task_steps import FEW_STEPS, count_steps
 
 LONG_TIMEOUT: dict[str, Any] = {"timeouts": {"connect": "1h"}}
@@ -216,7 +216,7 @@ async def test_half_closed_client_receives_late_server_data(
         assert await client.receive_until_end() == b"more\r\n"
 
 
-@ON_BOTH
+@ON_EACH
 async def test_half_close_after_connecting_has_no_grace_limit(cluster: BackendCluster) -> None:
     may_send = trio.Event()
     await cluster.add_server("s1", (Send(b"s1\r\n"), Collect(), WaitFor(may_send), Send(b"more\r\n")))

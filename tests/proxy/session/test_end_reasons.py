@@ -24,9 +24,9 @@ from mailproxy.testing import (
     pattern,
 )
 from tests.support.proxy.proxy_harness import ProxyHarness, ResourceSnapshot
-from tests.support.proxy.relays import ON_BOTH
+from tests.support.proxy.relays import ON_EACH
 
-pytestmark = ON_BOTH
+pytestmark = ON_EACH
 
 GREETING = b"* OK ready\r\n"
 

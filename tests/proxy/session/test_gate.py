@@ -13,7 +13,7 @@ from mailproxy.testing.connection import Connection
 from mailproxy.testing.playbook import Close, Collect, Expect, ExpectLine, Reset, Step, WaitFor
 from tests.support.proxy.mail_servers import upgrade
 from tests.support.proxy.proxy_harness import ProxyHarness
-from tests.support.proxy.relays import ON_BOTH
+from tests.support.proxy.relays import ON_EACH
 
 SPOOF = b'a ID ("name" "x" "x-originating-ip" "192.0.2.66")\r\n'
 STRIPPED = b'a ID ("name" "x")\r\n'
@@ -34,7 +34,7 @@ def frontend(
     }
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("mode", ["forward", "tls", "starttls"])
 async def test_plain_relay_strips_them_until_a_login(harness: ProxyHarness, mode: str) -> None:
     """Nothing in the configuration asks for it: the server sees the proxy's address, and may trust it."""
@@ -85,7 +85,7 @@ async def test_server_that_lists_no_xclient_is_not_gated(harness: ProxyHarness, 
     assert answer == (REPLACEMENT + b"\r\n" if lists_it else b"XCLIENT ADDR=192.0.2.66\r\n")
 
 
-@ON_BOTH
+@ON_EACH
 async def test_starttls_between_client_and_server_passes(harness: ProxyHarness) -> None:
     context = harness.ca.server_context("localhost")
 
@@ -106,7 +106,7 @@ async def test_starttls_between_client_and_server_passes(harness: ProxyHarness) 
         assert await client.receive_line() == b"no IMAP at all\r\n"
 
 
-@ON_BOTH
+@ON_EACH
 async def test_bytes_behind_a_starttls_that_passes_end_the_session(harness: ProxyHarness) -> None:
     server = await harness.server((Send(GREETING), ExpectLine(), Send(b"a OK go\r\n"), Collect()))
     proxy = await harness.proxy(server.address, **frontend(harness))
@@ -119,7 +119,7 @@ async def test_bytes_behind_a_starttls_that_passes_end_the_session(harness: Prox
     assert server.connections[0].received == b"a STARTTLS\r\n"
 
 
-@ON_BOTH
+@ON_EACH
 async def test_commands_of_a_client_that_has_closed_are_all_answered(harness: ProxyHarness) -> None:
     """The client's end comes behind what the gate holds."""
     commands = [b"%d NOOP\r\n" % number for number in range(5)]
@@ -136,7 +136,7 @@ async def test_commands_of_a_client_that_has_closed_are_all_answered(harness: Pr
     assert (await harness.session())["end"] == "client-closed"
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
 async def test_mail_that_is_pipelined_waits_at_the_client(harness: ProxyHarness, tls: bool) -> None:
     """The relay stops to read while the gate is full, and goes on behind the answers."""
@@ -157,7 +157,7 @@ async def test_mail_that_is_pipelined_waits_at_the_client(harness: ProxyHarness,
     assert (await harness.session())["bytes_in"] == len(commands) + len(mail) + 6
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("side", ["client", "server"])
 async def test_side_that_fails_ends_a_session_whose_gate_holds(harness: ProxyHarness, side: str) -> None:
     gone = trio.Event()
@@ -180,7 +180,7 @@ async def test_side_that_fails_ends_a_session_whose_gate_holds(harness: ProxyHar
     client.drop()
 
 
-@ON_BOTH
+@ON_EACH
 async def test_client_that_has_closed_waits_for_a_silent_server_no_longer_than_half_closed(
     harness: ProxyHarness,
 ) -> None:
@@ -197,7 +197,7 @@ async def test_client_that_has_closed_waits_for_a_silent_server_no_longer_than_h
     assert server.connections[0].received == b"a NOOP\r\n"
 
 
-@ON_BOTH
+@ON_EACH
 async def test_client_that_speaks_tls_to_a_clear_port_ends_at_once(harness: ProxyHarness) -> None:
     """Whatever the gate makes of it: half a line that waits does not keep the session."""
     server = await harness.server((Send(GREETING), Collect()))

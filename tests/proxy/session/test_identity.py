@@ -11,7 +11,7 @@ from mailproxy.testing import EchoLines, Send
 from mailproxy.testing.playbook import Collect, Expect, ExpectLine, Step
 from tests.support.proxy.mail_servers import GREETINGS, receive_greeting, upgrade
 from tests.support.proxy.proxy_harness import ProxyHarness
-from tests.support.proxy.relays import ON_BOTH
+from tests.support.proxy.relays import ON_EACH
 
 XCLIENT: Mapping[str, tuple[Step, ...]] = {
     "pop3": (Send(b"+OK [XCLIENT] server\r\n"), ExpectLine(), Send(b"+OK Updated\r\n")),
@@ -48,7 +48,7 @@ def frontend(harness: ProxyHarness, protocol: str, mode: str, identity: str) -> 
     }
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("mode", ["starttls", "tls", "forward"])
 @pytest.mark.parametrize("protocol", XCLIENT)
 async def test_server_is_told_of_the_client(harness: ProxyHarness, protocol: str, mode: str) -> None:

@@ -12,7 +12,7 @@ from mailproxy.testing import EchoLines, Send
 from mailproxy.testing.playbook import Collect, Stall
 from tests.support.proxy.mail_servers import GREETINGS, PROTOCOLS, receive_greeting, upgrade
 from tests.support.proxy.proxy_harness import ProxyHarness
-from tests.support.proxy.relays import ON_BOTH
+from tests.support.proxy.relays import ON_EACH
 
 UNAVAILABLE = {
     "imap": b"* BYE [UNAVAILABLE] ",
@@ -114,7 +114,7 @@ async def test_other_sessions_end_without_a_word(harness: ProxyHarness, protocol
 # Goodbyes
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("mode", ["starttls", "tls"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_idle_session_gets_a_goodbye(harness: ProxyHarness, protocol: str, mode: str) -> None:
@@ -134,7 +134,7 @@ async def test_idle_session_gets_a_goodbye(harness: ProxyHarness, protocol: str,
     assert (await harness.session())["end"] in ("stopped", "stopped-connecting")
 
 
-@ON_BOTH
+@ON_EACH
 async def test_no_goodbye_inside_a_literal(harness: ProxyHarness) -> None:
     part = b"* 1 FETCH (BODY[] {100}\r\nSubject: x\r\n"
     server = await harness.server((Send(GREETINGS["imap"] + part), Stall()))
@@ -147,7 +147,7 @@ async def test_no_goodbye_inside_a_literal(harness: ProxyHarness) -> None:
     assert (await harness.session())["end"] == "stopped"
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize(
     ("goodbye", "mode", "expected"),
     [("never", "tls", False), ("when-known", "forward", False), ("always", "forward", True)],
@@ -161,7 +161,7 @@ async def test_goodbye_is_chosen(harness: ProxyHarness, goodbye: str, mode: str,
         assert (await client.receive_until_end()).startswith(b"* BYE") == expected
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize(
     ("protocol", "words"), [("imap", b"* BYE Idle"), ("pop3", b""), ("smtp", b"421 4.4.2")]
 )
@@ -179,7 +179,7 @@ async def test_idle_timeout_says_so_except_in_pop3(
     assert (await harness.session())["end"] == "client-timeout"
 
 
-@ON_BOTH
+@ON_EACH
 async def test_server_that_goes_down_is_said_goodbye_for(harness: ProxyHarness) -> None:
     server = await harness.server((Send(GREETINGS["imap"]), Collect()))
     backend = {"b": {"on_marked_down": "shutdown-sessions"}}

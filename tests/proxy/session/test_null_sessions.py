@@ -12,7 +12,7 @@ import trio.testing
 import mailproxy
 from mailproxy.testing import RefusingServer, UnansweredServer, collect
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
-from tests.support.proxy.relays import ON_BOTH
+from tests.support.proxy.relays import ON_EACH
 
 GREETING = b"* OK ready\r\n"
 WITHOUT_NULL = {"f": {"log_null": False}}
@@ -48,7 +48,7 @@ async def assert_no_line(harness: ProxyHarness) -> None:
     await harness.sessions(1)
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("by_reset", [False, True], ids=["close", "reset"])
 @pytest.mark.parametrize("is_later", [False, True], ids=["at once", "later"])
 @pytest.mark.parametrize("kind", BINDS)
@@ -67,7 +67,7 @@ async def test_client_without_data_is_not_logged(
     await assert_no_line(harness)
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("by_reset", [False, True], ids=["close", "reset"])
 @pytest.mark.parametrize("is_after_greeting", [False, True], ids=["at once", "with the greeting unread"])
 async def test_local_header_alone_is_not_logged(

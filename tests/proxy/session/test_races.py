@@ -20,7 +20,7 @@ from tests.support.proxy.backend_cluster import (
     receive_server_name,
 )
 from tests.support.proxy.proxy_harness import ResourceSnapshot
-from tests.support.proxy.relays import ON_BOTH
+from tests.support.proxy.relays import ON_EACH
 
 
 @pytest.mark.parametrize("redispatch", [True, 1])
@@ -61,7 +61,7 @@ class AtStep(trio.abc.Instrument):
             self.act()
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize(("tls", "has_waiter"), [(False, True), (True, False)])
 async def test_maintenance_at_every_step_leaves_no_session(
     cluster: BackendCluster, tls: bool, has_waiter: bool

@@ -14,7 +14,7 @@ from mailproxy.log import end_reasons
 from mailproxy.proxy.session.registry import LiveSession, SessionRegistry
 from mailproxy.testing import Collect, Connection, Expect, Send, UnansweredServer, collect, dial
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
-from tests.support.proxy.relays import ON_BOTH
+from tests.support.proxy.relays import ON_EACH
 
 GREETING = b"* OK ready\r\n"
 
@@ -33,7 +33,7 @@ async def the_only(registry: SessionRegistry, condition: Callable[[LiveSession],
             await trio.sleep(0.002)
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("tls", [False, True])
 async def test_live_session_shows_its_facts(harness: ProxyHarness, tls: bool) -> None:
     server = await harness.server((Send(GREETING), Expect(b"x\r\n"), Send(b"yes\r\n"), Collect()))
@@ -63,7 +63,7 @@ async def test_live_session_shows_its_facts(harness: ProxyHarness, tls: bool) ->
     assert registry.get(record.id) is None
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("tls", [False, True])
 async def test_connected_session_ends_with_the_given_reason(harness: ProxyHarness, tls: bool) -> None:
     """Both sides get an orderly end, with close_notify under TLS."""
@@ -81,7 +81,7 @@ async def test_connected_session_ends_with_the_given_reason(harness: ProxyHarnes
     assert line["bytes_out"] == len(GREETING)
 
 
-@ON_BOTH
+@ON_EACH
 async def test_other_sessions_go_on(harness: ProxyHarness) -> None:
     server = await harness.server(
         collect(GREETING), (Send(GREETING), Expect(b"x\r\n"), Send(b"yes\r\n"), Collect())
@@ -134,7 +134,7 @@ async def _in_turnaround_pause(harness: ProxyHarness) -> tuple[mailproxy.Proxy, 
     return proxy, await harness.dial(proxy)
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize(
     ("enter", "phase", "end", "state"),
     [
@@ -164,7 +164,7 @@ async def test_session_before_its_tunnel_ends_at_once(
     client.drop()
 
 
-@ON_BOTH
+@ON_EACH
 async def test_queued_session_ends_at_once(harness: ProxyHarness) -> None:
     server = await harness.server(collect(GREETING))
     servers = [{"name": "s", "address": server.address, "max_sessions": 1}]

@@ -21,7 +21,7 @@ from tests.support.proxy.mail_servers import (
     upgrade,
 )
 from tests.support.proxy.proxy_harness import ProxyHarness
-from tests.support.proxy.relays import ON_BOTH
+from tests.support.proxy.relays import ON_EACH
 from tests.support.proxy.task_steps import cancel_at_every_step
 
 pytestmark = pytest.mark.usefixtures("harness")
@@ -35,7 +35,7 @@ def frontend(harness: ProxyHarness, protocol: str, **changes: Any) -> dict[str, 
     }
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_client_upgrades_and_is_joined(harness: ProxyHarness, protocol: str) -> None:
     server = await harness.server((Send(GREETINGS[protocol]), EchoLines()))
@@ -51,7 +51,7 @@ async def test_client_upgrades_and_is_joined(harness: ProxyHarness, protocol: st
     assert server.connections[0].received == b"a1 HELLO\r\n"
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_client_that_does_not_upgrade_is_joined_in_clear(harness: ProxyHarness, protocol: str) -> None:
     hello = HELLO.get(protocol, b"")
@@ -224,7 +224,7 @@ async def test_server_without_greeting_is_ended_by_its_timeout(harness: ProxyHar
 # STARTTLS to servers
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("mode", ["starttls", "tls", "forward"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_server_is_upgraded(harness: ProxyHarness, protocol: str, mode: str) -> None:

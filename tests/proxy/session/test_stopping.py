@@ -6,17 +6,17 @@ import pytest
 import trio
 import trio.testing
 
-from mailproxy.net.poller import Poller
+from mailproxy.net.poller import ListenerWatch, Poller
 from mailproxy.proxy.session.session import Session
 from mailproxy.testing import Collect, Send, UnansweredServer, collect, dial
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
-from tests.support.proxy.relays import ON_BOTH
+from tests.support.proxy.relays import ON_EACH, setting_of
 from tests.support.proxy.task_steps import cancel_at_every_step
 
 GREETING = b"* OK ready\r\n"
 
 
-@ON_BOTH
+@ON_EACH
 async def test_drain_and_stop(harness: ProxyHarness) -> None:
     server = await harness.server(collect(GREETING))
     proxy = await harness.proxy(server.address)
@@ -53,7 +53,7 @@ async def test_drain_without_sessions_ends_at_once(harness: ProxyHarness) -> Non
         await proxy.drain(1000)
 
 
-@ON_BOTH
+@ON_EACH
 async def test_stop_in_each_phase(harness: ProxyHarness) -> None:
     """With a drain timeout of 0 the log names the phase of each session."""
     unanswering: str = await harness.nursery.start(UnansweredServer().serve)
@@ -61,7 +61,7 @@ async def test_stop_in_each_phase(harness: ProxyHarness) -> None:
     proxy = await harness.run_proxy(
         {
             "log": {"format": "json", "to": str(harness.log)},
-            "process": {"relay": harness.relay_kind},
+            "process": {"relay": setting_of(harness.relay_kind)},
             "frontends": {
                 "f": {"backend": "b", "log_null": True, "bind": [{"address": "127.0.0.1:0"}]},
                 "t": {
@@ -95,7 +95,7 @@ async def test_stop_in_each_phase(harness: ProxyHarness) -> None:
         client.drop()
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("tls", [False, True])
 async def test_cancelled_at_every_step(harness: ProxyHarness, tls: bool) -> None:
     """A cancelled proxy closes everything and logs each session."""
@@ -105,7 +105,7 @@ async def test_cancelled_at_every_step(harness: ProxyHarness, tls: bool) -> None
     bind_tls = {"mode": "tls", "tls": {"certificates": [str(harness.pem)]}} if tls else {}
     mapping = {
         "log": {"format": "json", "to": str(harness.log)},
-        "process": {"relay": harness.relay_kind},
+        "process": {"relay": setting_of(harness.relay_kind)},
         "frontends": {
             "f": {"backend": "b", "log_null": True, "bind": [{"address": "127.0.0.1:0", **bind_tls}]},
         },
@@ -144,5 +144,5 @@ async def test_fault_when_the_tunnel_opens_leaves_no_socket_with_the_poller(
         assert await client.receive_until_end() == b""
     assert (await harness.session())["end"] == "internal-error"
     assert isinstance(pollers[0], Poller)
-    assert not pollers[0]._watches
+    assert [type(watch) for watch in pollers[0]._watches.values()] == [ListenerWatch]
     harness.log.write_text("")  # the harness wants no faults of the proxy at its end

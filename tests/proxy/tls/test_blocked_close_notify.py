@@ -20,10 +20,10 @@ from mailproxy.net.tls.close import send_close_notify, send_record
 from mailproxy.testing import ThrowAwayCA
 from tests.support.proxy.relay_harness import Contexts
 from tests.support.proxy.relayed_pair import RelayedPair, relayed_pair
-from tests.support.proxy.relays import ON_BOTH, Kind
+from tests.support.proxy.relays import ON_EACH, Kind
 from tests.support.proxy.task_steps import FEW_STEPS, count_steps
 
-pytestmark = ON_BOTH
+pytestmark = ON_EACH
 
 # An alert in TLS 1.3: two bytes, the content type behind them, and a tag (RFC 8446 section 5.2).
 RECORD_HEAD = b"\x17\x03\x03\x00\x13"

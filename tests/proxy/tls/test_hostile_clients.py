@@ -14,7 +14,7 @@ from mailproxy.net.relay import Tunnel
 from mailproxy.net.tls.handshake import accept_tls
 from mailproxy.testing import Collect, Connection, Flood, Send, WaitFor, collect, dial, pattern
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
-from tests.support.proxy.relays import ON_BOTH, Kind, run_relay
+from tests.support.proxy.relays import ON_EACH, Kind, run_relay
 from tests.support.proxy.task_steps import FEW_STEPS, count_steps
 from tests.support.proxy.tls_records import (
     KEY_UPDATE_HALF,
@@ -35,7 +35,7 @@ async def assert_served(harness: ProxyHarness, proxy_address: str) -> None:
         await other.close()
 
 
-@ON_BOTH
+@ON_EACH
 async def test_server_data_during_partial_key_update(harness: ProxyHarness, tmp_path: Path) -> None:
     """TLS must read the other half before it writes. The session waits without spinning, and nothing is lost."""
     may_send = trio.Event()
@@ -59,7 +59,7 @@ async def test_server_data_during_partial_key_update(harness: ProxyHarness, tmp_
     await harness.sessions(2)
 
 
-@ON_BOTH
+@ON_EACH
 async def test_key_update_during_download(harness: ProxyHarness, tmp_path: Path) -> None:
     """The update is requested while records of the download are pending. All bytes arrive in both directions."""
     size, client_data = 20_000_000, b"words of the client"
@@ -82,7 +82,7 @@ async def test_key_update_during_download(harness: ProxyHarness, tmp_path: Path)
     await harness.session()
 
 
-@ON_BOTH
+@ON_EACH
 async def test_key_update_request_with_full_socket(
     harness: ProxyHarness, relay_kind: Kind, tmp_path: Path
 ) -> None:

@@ -15,14 +15,14 @@ import trio.testing
 from mailproxy.log.end_reasons import CLIENT_ABORTED, SERVER_ABORTED
 from mailproxy.net.relay import Tunnel
 from mailproxy.net.relay.transfer import RECORD_BYTES
-from mailproxy.net.tls.auto_retry import can_clear_auto_retry
 from mailproxy.net.tls.handshake import accept_tls, connect_tls
+from mailproxy.net.tls.openssl import can_clear_auto_retry
 from mailproxy.net.tls.tls_socket import ssl_object
 from mailproxy.testing import Collect, Connection, Send, ThrowAwayCA, dial
 from tests.support.proxy.proxy_harness import ProxyHarness
 from tests.support.proxy.relay_harness import Contexts
 from tests.support.proxy.relayed_pair import relayed_pair
-from tests.support.proxy.relays import ON_BOTH, Kind, run_relay
+from tests.support.proxy.relays import ON_EACH, Kind, run_relay
 from tests.support.proxy.tls_records import KEY_UPDATE_REST, RecordWriter, Tls12RecordWriter, log_keys
 from tests.support.timeouts import TIMEOUT_S
 
@@ -72,7 +72,7 @@ async def test_a_read_handles_one_record(throw_away_ca: ThrowAwayCA, tmp_path: P
     connection.drop()
 
 
-@ON_BOTH
+@ON_EACH
 async def test_client_flooding_key_updates_is_aborted(harness: ProxyHarness, tmp_path: Path) -> None:
     """Another client is served meanwhile. The session is logged although no byte was for the server."""
     server = await harness.server((Send(GREETING), Collect()))
@@ -111,7 +111,7 @@ async def test_unbounded_tls_reads_are_logged_once(
     assert event["level"] == "warning"
 
 
-@ON_BOTH
+@ON_EACH
 async def test_key_updates_between_data_are_allowed(harness: ProxyHarness, tmp_path: Path) -> None:
     """A client may update its keys at any time, in any number. All data arrives."""
     data = b"".join(b"%d " % number for number in range(200))
@@ -131,7 +131,7 @@ async def test_key_updates_between_data_are_allowed(harness: ProxyHarness, tmp_p
     await harness.session()
 
 
-@ON_BOTH
+@ON_EACH
 async def test_data_after_the_last_allowed_empty_read_is_relayed(
     relay_kind: Kind, throw_away_ca: ThrowAwayCA, mock_clock: trio.testing.MockClock
 ) -> None:
@@ -145,7 +145,7 @@ async def test_data_after_the_last_allowed_empty_read_is_relayed(
         assert not pair.end_reasons
 
 
-@ON_BOTH
+@ON_EACH
 @pytest.mark.parametrize("peer_name", ["client", "server"])
 async def test_peer_flooding_renegotiations_is_aborted(
     relay_kind: Kind, throw_away_ca: ThrowAwayCA, tmp_path: Path, peer_name: Literal["client", "server"]

@@ -12,7 +12,7 @@ from attrs import define, field
 
 import mailproxy
 from mailproxy.testing import Connection, ScriptedServer, ThrowAwayCA, dial
-from tests.support.proxy.relays import Kind
+from tests.support.proxy.relays import Kind, setting_of
 
 TIMEOUT_S = 30.0  # the longest wait for an event on a busy machine
 
@@ -78,7 +78,7 @@ class ProxyHarness:
         mapping: Line = {
             "log": {"format": "json", "to": str(self.log)},
             "frontends": {"f": frontend},
-            "process": {"relay": self.relay_kind},
+            "process": {"relay": setting_of(self.relay_kind)},
         }
         if servers:
             frontend["backend"] = "b"

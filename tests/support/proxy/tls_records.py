@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, HashAlgorithm
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from mailproxy.net.tls.auto_retry import ssl_pointer
+from mailproxy.net.tls.openssl import ssl_pointer
 
 _HANDSHAKE, _APPLICATION_DATA = 22, 23
 _HASHES: dict[str, HashAlgorithm] = {"TLS_AES_128_GCM_SHA256": SHA256(), "TLS_AES_256_GCM_SHA384": SHA384()}
