@@ -132,8 +132,10 @@ def nginx_version() -> str:
 
 def checkout_version(programs: Programs) -> str:
     """Return the version of the checked-out mailproxy, with its commit if Git knows it."""
-    code, commit = output_of(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty=, modified", "--abbrev=9"]
-    )
     version = f"mailproxy {ask(programs.python).mailproxy}"
-    return version if code else f"{version} ({commit.strip()})"
+    git = ["git", "-C", str(ROOT)]
+    code, commit = output_of([*git, "rev-parse", "--short=9", "HEAD"])
+    if code:
+        return version
+    is_modified = bool(output_of([*git, "status", "--porcelain", "--", "mailproxy"])[1].strip())
+    return f"{version} ({commit.strip()}{', modified' if is_modified else ''})"
