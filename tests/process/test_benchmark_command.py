@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +126,43 @@ def test_commit_is_found_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.fullmatch("[0-9a-f]{40}", revision.find_commit("HEAD"))
     with pytest.raises(errors.UsageError, match=r"--compare HEAD:README\.md: Git knows no such revision"):
         revision.find_commit("HEAD:README.md")
+
+
+def test_revision_that_refuses_the_configuration_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("revision", "configurations", "programs", "cases", "errors")
+    revision, configurations, programs, cases, errors = (import_script(name, monkeypatch) for name in names)
+    package = tmp_path / "revision" / "mailproxy"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "__main__.py").write_text("import sys\nsys.exit(f'{sys.argv[1]}: no such key')\n")
+    measured = programs.Programs(revision=package.parent, revision_name="v0 (abc)")
+    ports = dict.fromkeys(cases.BINDS, 1143)
+    setup = configurations.ProxySetup(tmp_path, tmp_path, ports, 1, 2, 3, measured)
+    with pytest.raises(errors.UsageError) as refused:
+        revision.check_revision(setup)
+    assert str(refused.value).startswith("--compare: revision v0 (abc) does not accept the ")
+    assert str(refused.value).endswith(": check: no such key")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed; scripts/test --peers installs it")
+def test_two_versions_take_turns_and_leave_no_file(tmp_path: Path) -> None:
+    if not (BENCHMARK.parents[1] / ".git").exists():
+        pytest.skip("not a checkout")
+    completed = subprocess.run(
+        [sys.executable, BENCHMARK / "compare.py", "--compare=HEAD", "--cases=trips-clear", "--rounds=1"],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert completed.returncode == 0, completed.stderr
+    head = completed.stdout.partition("\n")[0]
+    assert re.split("  +", head) == ["medians", "revision", "mailproxy", "mailproxy / revision"]
+    assert "1 round, revision HEAD (" in completed.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 # Instructions
