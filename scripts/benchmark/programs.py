@@ -62,7 +62,7 @@ class Programs:
 
     def environment(self, program: str) -> dict[str, str]:
         """Return the environment of a proxy, in which Python finds the right mailproxy."""
-        source = self.revision if program == "revision" else ROOT
+        source = (self.revision if program == "revision" else None) or ROOT
         return os.environ | {"PYTHONPATH": str(source)}
 
 
