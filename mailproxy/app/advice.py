@@ -23,6 +23,7 @@ from mailproxy.errors import Fault
 from mailproxy.net.accounts import group_id
 from mailproxy.net.dial import can_use_foreign_addresses, is_local
 from mailproxy.net.tls.certificate import Certificate, must_staple
+from mailproxy.net.tls.kernel import NO_KERNEL_TLS, has_kernel_tls
 from mailproxy.net.tls.openssl import NOT_CLEARED, can_clear_auto_retry
 from mailproxy.proxy.access import unreadable_part
 from mailproxy.proxy.host_checks import MISSING_CAPABILITY, is_own_address
@@ -355,12 +356,25 @@ def _others_may_read(file: Path) -> bool:
         return False
 
 
+def _path_of_ktls(config: Config) -> ConfigPath | None:
+    """Return the path of the first ``tls`` table with ``ktls``."""
+    for frontend in config.frontends.values():
+        if frontend.tls is not None and frontend.tls.ktls:
+            return frontend_path(frontend.name) / "tls"
+        for number, bind in enumerate(frontend.bind):
+            if bind.tls is not None and bind.tls.ktls:
+                return bind_path(frontend.name, number) / "tls"
+    return None
+
+
 def _check_process(config: Config) -> Iterator[Fault]:
     workers = worker_count(config)
     if (shortage := descriptor_shortage(config)) is not None:
         yield Fault("process.max_sessions", shortage)
     if config.has_tls and not can_clear_auto_retry():
         yield Fault("process", NOT_CLEARED)
+    if (path := _path_of_ktls(config)) is not None and not has_kernel_tls():
+        yield Fault(path / "ktls", NO_KERNEL_TLS)
     cores = len(os.sched_getaffinity(0))
     if workers > cores:
         yield Fault(

@@ -7,6 +7,7 @@ import re
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h|d)?")
 # A longer duration is a mistake, and far beyond it the arithmetic of clocks loses precision.
 _DURATION_MAX_S = 10 * 365 * 86400.0
 
@@ -18,7 +19,7 @@ def parse_duration(value: object) -> float:
         ValueError: It is none of these, or longer than ten years.
     """
     if isinstance(value, str):
-        parts = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h|d)?", value)
+        parts = _DURATION.fullmatch(value)
         if not parts:
             raise ValueError
         seconds = float(parts[1]) * _SECONDS[parts[2] or "s"]

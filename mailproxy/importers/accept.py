@@ -17,6 +17,8 @@ from mailproxy.importers.place import Place, has_variable, show
 from mailproxy.importers.writer import write
 
 _ROUNDS_MAX = 20  # each round takes out at least one value, mostly all of them
+# Keys without which a row of binds, servers or certificates is refused, too.
+_REQUIRED = ("address", "certificate")
 # Loading takes half a millisecond a server. Of larger configurations each value is checked by itself, which is
 # nearly all that mailproxy refuses; mailproxy check finds the rest.
 _TABLES_MAX = 1_000
@@ -47,21 +49,21 @@ def _tables(table: Table) -> Iterator[Table]:
 
 
 def _check_values(context: Context) -> None:
-    for path, table, kind in owners(context.draft):
-        if kind is not None:
-            _check_table(path, table, kind, context)
+    for _, table, kind in owners(context.draft):
+        _check_table(table, kind, context)
 
 
-def _check_table(path: Path, table: Table, kind: type, context: Context) -> None:
+def _check_table(table: Table, kind: type, context: Context) -> None:
     keys = keys_of(kind)
     for name, item in list(table.keys.items()):
         key = keys.get(name)
         if key is None:
             continue
-        if key.table is not None and not isinstance(item, Value):
-            for each in [item] if isinstance(item, Table) else item:
-                _check_table((*path, name), each, key.table, context)
-        elif isinstance(item, Value) and not _is_valid(item, key):
+        if not isinstance(item, Value):
+            if key.table is not None:
+                for each in [item] if isinstance(item, Table) else item:
+                    _check_table(each, key.table, context)
+        elif not _is_valid(item, key):
             del table.keys[name]
             if (place := item.place or table.place) is not None:
                 context.report.loss(
@@ -110,6 +112,7 @@ def _take_out_all(faults: Sequence[Fault], context: Context) -> bool:
     """Take out the values and tables that faults are about; return False if there are none."""
     paths = {str(ROOT_PATH.joinpath(*path)): path for path in _paths(context.draft, ())}
     found = [(path, fault) for fault in faults if (path := _nearest(fault.path, paths)) is not None]
+    found = [(path[:-1] if _is_required(path) else path, fault) for path, fault in found]
     chosen = dict(reversed(found))  # the first fault of each
     outermost = [path for path in chosen if not any(path[:end] in chosen for end in range(1, len(path)))]
     # From the end: the indexes of rows before one that is taken out stay valid.
@@ -117,6 +120,10 @@ def _take_out_all(faults: Sequence[Fault], context: Context) -> bool:
         outermost, key=lambda path: [(isinstance(step, int), step) for step in path], reverse=True
     )
     return any([_take_out(path, chosen[path], context) for path in ordered])  # noqa: C419 - all of them
+
+
+def _is_required(path: Path) -> bool:
+    return len(path) > 1 and isinstance(path[-2], int) and path[-1] in _REQUIRED
 
 
 def _nearest(text: str, paths: Mapping[str, Path]) -> Path | None:

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table, Value
 from mailproxy.importers.place import Origin
+from mailproxy.importers.trim import backends_of
 
 CERTIFICATES = "/etc/mailproxy/certs/"  # a folder for certificates that the source does not name
+HMAC_FILE = "/etc/mailproxy/eab.key"  # a file for the key of an external account, which the source has inside
 
 _TEMPLATE = "template-"  # in words that a template would replace, which is reported already
 _TCP = re.compile(r"(\*|[0-9.]+|\[[^]]*\]):([0-9]+)")
@@ -17,14 +19,28 @@ _TCP = re.compile(r"(\*|[0-9.]+|\[[^]]*\]):([0-9]+)")
 
 def complete(context: Context) -> None:
     """Leave out frontends without binds and backends without servers, and fill in what else is missing."""
+    _leave_out_unused_tls(context.draft)
     _separate_families(context.draft)
     _leave_out_empty(context)
+    _settle_protocols(context.draft)
     _add_certificates(context)
 
 
 def _tables(draft: Table, section: str) -> Iterator[tuple[str, Table]]:
     tables = draft.table(section).keys
     return ((name, table) for name, table in list(tables.items()) if isinstance(table, Table))
+
+
+def _leave_out_unused_tls(draft: Table) -> None:
+    """Take out the TLS of frontends without a bind that terminates it."""
+    for _, frontend in _tables(draft, "frontends"):
+        binds, routes = frontend.rows("bind"), frontend.keys.get("routes", [])
+        terminates = any(row.get("mode") in ("tls", "starttls") for row in binds)
+        routed = isinstance(routes, list) and any(route.get("mode") == "tls" for route in routes)
+        if not terminates and not routed:
+            frontend.keys.pop("tls", None)
+            for row in binds:
+                row.keys.pop("tls", None)
 
 
 def _separate_families(draft: Table) -> None:
@@ -58,6 +74,18 @@ def _leave_out_empty(context: Context) -> None:
             del frontend.keys["backend"]
         routes = frontend.rows("routes")
         routes[:] = [row for row in routes if row.get("backend") is None or row.get("backend") in known]
+
+
+def _settle_protocols(draft: Table) -> None:
+    """Write the protocol of backends whose frontends have several."""
+    spoken: dict[str, set[str]] = {}
+    for _, frontend in _tables(draft, "frontends"):
+        for name in backends_of(frontend):
+            spoken.setdefault(name, set()).add(str(frontend.get("protocol") or "tcp"))
+    for name, protocols in spoken.items():
+        backend = draft.table("backends").keys.get(name)
+        if len(protocols) > 1 and isinstance(backend, Table):
+            backend.set_default("protocol", "smtp" if protocols == {"smtp", "submission"} else "tcp")
 
 
 def _report(context: Context, table: Table, fact: str) -> None:

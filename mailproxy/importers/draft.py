@@ -101,17 +101,17 @@ class Table:
                 for index, row in enumerate(item):
                     yield from (((key, index, *path), value) for path, value in row.values())
 
-    def places(self) -> Iterator[Place]:
-        """Yield every place that a value or table comes from."""
-        if self.place is not None:
-            yield self.place
+    def places(self) -> list[Place]:
+        """Return every place that a value or table comes from."""
+        places = [] if self.place is None else [self.place]
         for item in self.keys.values():
             if isinstance(item, Value):
                 if item.place is not None:
-                    yield item.place
+                    places.append(item.place)
             else:
                 for table in [item] if isinstance(item, Table) else item:
-                    yield from table.places()
+                    places += table.places()
+        return places
 
 
 def new_table(source: Source) -> Table:

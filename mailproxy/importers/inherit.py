@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from attrs import frozen
+from attrs import define, frozen
 
 from mailproxy.config import model
 from mailproxy.config.fields import Key, keys_of
@@ -85,11 +85,43 @@ class _Group:
         }
         return cls(members, conditional)
 
-    def holders(self, path: Sequence[str]) -> Sequence[_Member]:
-        """Return the members that a key applies to; none if for one of them its absence means something."""
-        holders = self.conditional.get(path[0], self.members) if len(path) > 1 else self.members
-        is_given = all(isinstance(_find(member.table, path), (Value, list)) for member in holders)
-        return holders if is_given else []
+    def holders(self, path: Sequence[str]) -> Sequence[_Holder]:
+        """Return the values of the members that a key applies to; none if for one of them its absence means something."""
+        members = self.conditional.get(path[0], self.members) if len(path) > 1 else self.members
+        holders = []
+        for member in members:
+            owner = _owner(member.table, path)
+            item = None if owner is None else owner.keys.get(path[-1])
+            if owner is None or not isinstance(item, (Value, list)):
+                return []
+            holders.append(_Holder(member.protocol, owner, item, _fingerprint(item)))
+        return holders
+
+
+@define
+class _Holder:
+    """A value that is possibly shared.
+
+    Attributes:
+        protocol: The protocol of the frontend or backend.
+        owner: The table that has the value.
+        item: The value, or a list of tables.
+        text: A text that equal values share, wherever they come from.
+    """
+
+    protocol: str | None
+    owner: Table
+    item: Value | list[Table]
+    text: str
+
+    @property
+    def value(self) -> object:
+        """What is equal for equal values."""
+        return self.item.value if isinstance(self.item, Value) else self.item
+
+
+def _fingerprint(item: Value | list[Table]) -> str:
+    return repr(item.value) if isinstance(item, Value) else repr([plain(row) for row in item])
 
 
 def share(context: Context) -> None:
@@ -112,60 +144,53 @@ def share(context: Context) -> None:
                 _share_in_profile(kind, path, group, common, context.draft.table("profiles"))
 
 
-def _share(kind: str, path: Sequence[str], group: _Group, defaults: Table) -> object:
-    """Move the most frequent value of a key to the defaults; return it, or None if there is none."""
-    holders = group.holders(path)
-    value = _most_frequent(path, holders)
-    if value is None or _is_default_for_all(kind, path, value, holders):
+def _share(kind: str, path: Sequence[str], group: _Group, defaults: Table) -> str | None:
+    """Move the most frequent value of a key to the defaults; return its text, or None if there is none."""
+    holders = _most_frequent(group.holders(path))
+    if not holders or _is_default_for_all(kind, path, holders):
         return None
-    _move(path, value, holders, defaults.table(kind))
-    return value
+    _move(path, holders, defaults.table(kind))
+    return holders[0].text
 
 
-def _share_in_profile(kind: str, path: Sequence[str], group: _Group, common: object, profiles: Table) -> None:
-    holders = [member for member in group.holders(path) if member.table.get(*path) is not None]
-    value = _most_frequent(path, holders)
+def _share_in_profile(
+    kind: str, path: Sequence[str], group: _Group, common: str | None, profiles: Table
+) -> None:
+    holders = _most_frequent(group.holders(path))
     if (
-        value is None
-        or value == common
-        or (common is None and _is_default_for_all(kind, path, value, holders))
+        not holders
+        or holders[0].text == common
+        or (common is None and _is_default_for_all(kind, path, holders))
     ):
         return
-    _move(path, value, holders, profiles.table(group.members[0].group).table(kind))
+    _move(path, holders, profiles.table(group.members[0].group).table(kind))
     for member in group.members:
         member.table.set_default("profile", member.group)
 
 
-def _find(table: Table, path: Sequence[str]) -> object:
-    item: object = table
-    for name in path:
-        item = item.keys.get(name) if isinstance(item, Table) else None
-    return item
+def _owner(table: Table, path: Sequence[str]) -> Table | None:
+    """Return the table that a key is in; None if there is none."""
+    for name in path[:-1]:
+        inner = table.keys.get(name)
+        if not isinstance(inner, Table):
+            return None
+        table = inner
+    return table
 
 
-def _most_frequent(path: Sequence[str], holders: Sequence[_Member]) -> object:
-    values = [member.table.get(*path) for member in holders]
-    if len(values) < 2:
-        return None
-    ((text, count),) = Counter(map(_fingerprint, values)).most_common(1)
-    if count < 2 or count * 2 <= len(values):
-        return None
-    return next(value for value in values if _fingerprint(value) == text)
+def _most_frequent(holders: Sequence[_Holder]) -> Sequence[_Holder]:
+    """Return the holders of the most frequent value; none if less than two, or not more than half, have it."""
+    if len(holders) < 2:
+        return []
+    ((text, count),) = Counter(holder.text for holder in holders).most_common(1)
+    if count < 2 or count * 2 <= len(holders):
+        return []
+    return [holder for holder in holders if holder.text == text]
 
 
-def _fingerprint(value: object) -> str:
-    """Return a text that equal values share, wherever they come from."""
-    return (
-        repr([plain(row) for row in value if isinstance(row, Table)] or value)
-        if isinstance(value, list)
-        else repr(value)
-    )
-
-
-def _is_default_for_all(kind: str, path: Sequence[str], value: object, holders: Sequence[_Member]) -> bool:
-    key = _key(kind, path)
-    protocols = {member.protocol for member in holders if member.table.get(*path) == value}
-    return all(is_default(value, key, protocol) for protocol in protocols)
+def _is_default_for_all(kind: str, path: Sequence[str], holders: Sequence[_Holder]) -> bool:
+    key, value = _key(kind, path), holders[0].value
+    return all(is_default(value, key, protocol) for protocol in {holder.protocol for holder in holders})
 
 
 def _key(kind: str, path: Sequence[str]) -> Key:
@@ -176,16 +201,12 @@ def _key(kind: str, path: Sequence[str]) -> Key:
     return key
 
 
-def _move(path: Sequence[str], value: object, holders: Sequence[_Member], target: Table) -> None:
+def _move(path: Sequence[str], holders: Sequence[_Holder], target: Table) -> None:
     for name in path[:-1]:
         target = target.table(name)
-    for member in holders:
-        item = _find(member.table, path)
-        if isinstance(item, (Value, list)) and member.table.get(*path) == value:
-            owner = _find(member.table, path[:-1])
-            assert isinstance(owner, Table)  # noqa: S101 - it has the value
-            del owner.keys[path[-1]]
-            target.keys.setdefault(path[-1], item)
+    target.keys.setdefault(path[-1], holders[0].item)
+    for holder in holders:
+        del holder.owner.keys[path[-1]]
 
 
 def _text(value: object) -> str | None:

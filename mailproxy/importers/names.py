@@ -10,6 +10,7 @@ from mailproxy.importers.place import VARIABLE_END, VARIABLE_START, show
 NAMES_MAX = 256  # names that one pattern means
 
 _NOT_NAMES = re.compile(r"[^A-Za-z0-9_.*-]")
+_UNSETTLED = re.compile(r"[^A-Za-z0-9_.:\[\]*/-]")
 _VARIABLE = re.compile(f"{VARIABLE_START}[^{VARIABLE_END}]*{VARIABLE_END}")
 _OF_PORTS = {
     143: "imap",
@@ -30,7 +31,7 @@ class PatternError(ValueError):
 
 def settled_name(text: str) -> str:
     """Return a name with the characters that mailproxy's names can have."""
-    return re.sub(r"[^A-Za-z0-9_.:\[\]*/-]", "_", text)[:128]
+    return _UNSETTLED.sub("_", text)[:128]
 
 
 def name_of_port(port: int | None) -> str:

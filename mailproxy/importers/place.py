@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from attrs import define, field, frozen
 
@@ -10,9 +10,11 @@ from attrs import define, field, frozen
 VARIABLE_START, VARIABLE_END = "\ue000", "\ue001"
 
 
-@frozen(order=True, cache_hash=True)
-class Place:
-    """A line and column of a file, both from 1."""
+class Place(NamedTuple):
+    """A line and column of a file, both from 1.
+
+    A tuple, since a large file has 100,000 places, and each is looked up in several sets.
+    """
 
     file: str
     line: int
@@ -94,6 +96,8 @@ def has_variable(text: str) -> bool:
 
 def show(text: str) -> str:
     """Return a word for a message, with variables as ``${NAME}``, shortened to 60 characters."""
+    if len(text) <= 60 and text.isprintable():
+        return text
     text = text.replace(VARIABLE_START, "${").replace(VARIABLE_END, "}")
     if not text.isprintable():
         text = "".join(each if each.isprintable() else "?" for each in text)

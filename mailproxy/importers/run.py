@@ -10,19 +10,14 @@ from pathlib import Path
 from attrs import frozen
 
 from mailproxy.importers.accept import take_out_refused
-from mailproxy.importers.caddy.convert import convert as convert_caddy
 from mailproxy.importers.complete import complete
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Path as DraftPath
 from mailproxy.importers.draft import Value
 from mailproxy.importers.files import expand_folders, read_text
-from mailproxy.importers.haproxy.convert import convert as convert_haproxy
 from mailproxy.importers.inherit import share
-from mailproxy.importers.models import leave_out_unsupported
-from mailproxy.importers.nginx.convert import convert as convert_nginx
 from mailproxy.importers.place import Place
 from mailproxy.importers.report import Entry
-from mailproxy.importers.traefik.convert import convert as convert_traefik
 from mailproxy.importers.traps import find_traps
 from mailproxy.importers.trim import trim
 
@@ -44,11 +39,36 @@ class Program:
     convert: Convert
 
 
+# Each importer is loaded late: all four take a tenth of a second.
+def _convert_haproxy(texts: Iterable[tuple[str, str]], context: Context) -> None:
+    from mailproxy.importers.haproxy.convert import convert
+
+    convert(texts, context)
+
+
+def _convert_nginx(texts: Iterable[tuple[str, str]], context: Context) -> None:
+    from mailproxy.importers.nginx.convert import convert
+
+    convert(texts, context)
+
+
+def _convert_caddy(texts: Iterable[tuple[str, str]], context: Context) -> None:
+    from mailproxy.importers.caddy.convert import convert
+
+    convert(texts, context)
+
+
+def _convert_traefik(texts: Iterable[tuple[str, str]], context: Context) -> None:
+    from mailproxy.importers.traefik.convert import convert
+
+    convert(texts, context)
+
+
 PROGRAMS: Mapping[str, Program] = {
-    "haproxy": Program("HAProxy", ".cfg", convert_haproxy),
-    "nginx": Program("nginx", ".conf", convert_nginx),
-    "caddy": Program("Caddy", "Caddyfile", convert_caddy),
-    "traefik": Program("Traefik", (".toml", ".yml", ".yaml"), convert_traefik),
+    "haproxy": Program("HAProxy", ".cfg", _convert_haproxy),
+    "nginx": Program("nginx", ".conf", _convert_nginx),
+    "caddy": Program("Caddy", "Caddyfile", _convert_caddy),
+    "traefik": Program("Traefik", (".toml", ".yml", ".yaml"), _convert_traefik),
 }
 _TO_FRAGMENT = "there is no frontend for mail in these files, so what was written is part of a configuration"
 
@@ -124,7 +144,6 @@ def _import_texts(program: str, texts: Sequence[tuple[str, str]], *, mend: bool)
     context = Context(PROGRAMS[program].title)
     PROGRAMS[program].convert(texts, context)
     context.report_unaccounted()
-    leave_out_unsupported(context)
     complete(context)
     find_traps(context, mend=mend)
     share(context)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 from mailproxy.config import model
 from mailproxy.config.fields import SHORT_FORMS, keys_of
 from mailproxy.importers.draft import Path, Scalar, Table, Value
 from mailproxy.importers.models import key_of, owners
-from mailproxy.importers.place import VARIABLE_END, VARIABLE_START, Comments
+from mailproxy.importers.place import NO_COMMENTS, VARIABLE_END, VARIABLE_START, Comments
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
-_PLAIN = re.compile(r"[ !#-\[\]-~]*")  # no escapes are needed, as in nearly all strings
+_PLAIN = re.compile(r"[ !#%-\[\]-~]*")  # no escapes are needed, as in nearly all strings
 _INLINE_MAX = 100  # characters of a table on one line
 _ROW_MAX = 160  # characters of a row of a list of tables; a list with longer rows gets headings
 _LIST_MAX = 110
@@ -29,7 +29,7 @@ def write(draft: Table) -> str:
         part = "\n".join(_section(path, table, kind))
         if part:
             parts.append(part)
-    head = list(_comments_above(draft.comments))
+    head = _comments_above(draft.comments)
     return "\n\n".join([*(["\n".join(head)] if head else []), *parts]) + "\n" if parts or head else ""
 
 
@@ -39,10 +39,11 @@ def _section(path: Path, table: Table, kind: type | None) -> Iterator[str]:
     below: list[str] = []
     for name in _ordered(table, kind):
         item = table.keys[name]
-        table_type = _type_of(kind, name)
         if isinstance(item, Value):
             inside += _value(name, item)
-        elif isinstance(item, Table):
+            continue
+        table_type = _type_of(kind, name)
+        if isinstance(item, Table):
             if (line := _inline(item, table_type)) is not None and len(name) + len(line) < _INLINE_MAX:
                 inside.append(f"{_name(name)} = {line}")
             else:
@@ -76,7 +77,7 @@ def _row_section(path: Path, row: Table, kind: type | None) -> Iterator[str]:
 
 def _ordered(table: Table, kind: type | None) -> list[str]:
     """Return the keys of a table in the order of the reference."""
-    if kind is None:
+    if kind is None or len(table.keys) < 2:
         return list(table.keys)
     order = _positions(kind)
     return sorted(table.keys, key=lambda name: order.get(name, len(order)))
@@ -93,12 +94,13 @@ def _type_of(kind: type | None, name: str) -> type | None:
     return None if key is None else key.table
 
 
-def _value(name: str, item: Value) -> Iterator[str]:
-    yield from _comments_above(item.comments)
+def _value(name: str, item: Value) -> list[str]:
     text = f"{_name(name)} = {to_toml(item.value)}"
     if isinstance(item.value, list) and len(text) > _LIST_MAX:
         text = "\n".join([f"{_name(name)} = [", *(f"  {to_toml(each)}," for each in item.value), "]"])
-    yield text + _beside(item.comments)
+    if item.comments is NO_COMMENTS:
+        return [text]
+    return [*_comments_above(item.comments), text + _beside(item.comments)]
 
 
 def _inline(table: Table, kind: type | None, *, forced: bool = False) -> str | None:
@@ -121,7 +123,7 @@ def _inline(table: Table, kind: type | None, *, forced: bool = False) -> str | N
         rows = [item] if isinstance(item, Table) else item
         lines = [_inline(row, _type_of(kind, name), forced=forced) for row in rows]
         if any(line is None for line in lines) or (
-            not forced and any(row.comments != Comments() for row in rows)
+            not forced and any(row.comments != NO_COMMENTS for row in rows)
         ):
             return None
         joined = ", ".join(map(str, lines))
@@ -141,7 +143,7 @@ def _rows(name: str, rows: Sequence[Table], kind: type | None, *, forced: bool =
     if max(map(len, lines), default=0) > _ROW_MAX and not forced:
         return None
     comments = [_all_comments(row) for row in rows]
-    has_comments = any(each != Comments() for each in comments)
+    has_comments = any(each != NO_COMMENTS for each in comments)
     whole = f"{_name(name)} = [{', '.join(lines)}]"
     if (
         not has_comments
@@ -158,16 +160,17 @@ def _rows(name: str, rows: Sequence[Table], kind: type | None, *, forced: bool =
 
 def _all_comments(table: Table) -> Comments:
     """Return the comments of a table on one line, with those of its values."""
-    above, beside = list(table.comments.above), [table.comments.beside]
-    for _, value in table.values():
-        above += value.comments.above
-        beside.append(value.comments.beside)
-    beside = [text for text in beside if text]
+    given = [table.comments, *(value.comments for _, value in table.values())]
+    given = [comments for comments in given if comments is not NO_COMMENTS]
+    if not given:
+        return NO_COMMENTS
+    above = [line for comments in given for line in comments.above]
+    beside = [comments.beside for comments in given if comments.beside]
     return Comments((*above, *beside[1:]), beside[0] if beside else "")
 
 
-def _comments_above(comments: Comments) -> Iterator[str]:
-    return (f"# {_comment(line)}".rstrip() for line in comments.above)
+def _comments_above(comments: Comments) -> Sequence[str]:
+    return [f"# {_comment(line)}".rstrip() for line in comments.above] if comments.above else ()
 
 
 def _beside(comments: Comments) -> str:
@@ -175,36 +178,39 @@ def _beside(comments: Comments) -> str:
 
 
 def _comment(text: str) -> str:
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() or char == "\t" else "?" for char in text)
 
 
 def _dotted(path: Iterable[str | int]) -> str:
-    return ".".join(_name(str(step)) for step in path)
+    return ".".join([_name(str(step)) for step in path])
 
 
+@lru_cache(maxsize=1_000)
 def _name(name: str) -> str:
     return name if _BARE.fullmatch(name) else _string(name, is_key=True)
 
 
 def to_toml(value: Scalar) -> str:
     """Return a single value, or a list of them, as in TOML."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
     if isinstance(value, str):
         return _string(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, list):
         return f"[{', '.join(map(to_toml, value))}]"
     return repr(value)
 
 
 def _string(text: str, *, is_key: bool = False) -> str:
+    if _PLAIN.fullmatch(text):
+        return f'"{text}"'
     if not is_key:
         # The configuration replaces variables of the environment in values.
         text = text.replace("$", "$$").replace(VARIABLE_START, "${").replace(VARIABLE_END, "}")
     if "\\" in text and "'" not in text and text.isprintable():
         return f"'{text}'"  # a regular expression stays as it is
-    if _PLAIN.fullmatch(text):
-        return f'"{text}"'
     return '"' + "".join(_character(char) for char in text) + '"'
 
 

@@ -139,7 +139,8 @@ class SessionCounter:
             self.board.block(key, 1)[0] += 1
         if is_logged:
             _count_logged(logged, end, record)
-        frontend[MOST] = max(frontend[MOST], record.frontend_sessions)
+        if record.frontend_sessions > frontend[MOST]:
+            frontend[MOST] = record.frontend_sessions
         if backend is not None:
             _count_durations(backend, record, record.backend_sessions + 1)
             if server is not None:
@@ -170,10 +171,15 @@ class SessionCounter:
 
 def _count_logged(cells: Cells, end: int, record: SessionRecord) -> None:
     cells[end] += 1
-    if record.queue_ms >= 0:
+    # Most sessions neither wait nor take a whole millisecond to connect: what ``observe`` does, without a call.
+    if record.queue_ms > 0:
         observe(cells, QUEUE, MILLISECONDS, record.queue_ms)
-    if record.connect_ms >= 0:
+    elif record.queue_ms == 0:
+        cells[QUEUE + 1] += 1
+    if record.connect_ms > 0:
         observe(cells, CONNECT, MILLISECONDS, record.connect_ms)
+    elif record.connect_ms == 0:
+        cells[CONNECT + 1] += 1
     if record.handshake_ms >= 0:
         observe(cells, HANDSHAKE, MILLISECONDS, record.handshake_ms)
     observe(cells, TOTAL, MILLISECONDS, record.total_ms)
@@ -183,25 +189,29 @@ def _count_logged(cells: Cells, end: int, record: SessionRecord) -> None:
 def _count_durations(cells: Cells, record: SessionRecord, sessions: int) -> None:
     number = cells[NUMBER] + 1
     cells[NUMBER] = number
-    cells[MOST] = max(cells[MOST], sessions)
+    if sessions > cells[MOST]:
+        cells[MOST] = sessions
     divisor = number if number < _AVERAGED_SESSIONS else _AVERAGED_SESSIONS  # noqa: FURB136 - a call costs more
     total, connect, queue = record.total_ms, record.connect_ms, record.queue_ms
     average = cells[TOTAL_AVERAGE]
     cells[TOTAL_AVERAGE] = average + (total * NS_PER_MS - average) // divisor
-    cells[TOTAL_LONGEST] = max(cells[TOTAL_LONGEST], total)
-    # Most sessions neither wait nor take a whole millisecond to connect.
+    if total > cells[TOTAL_LONGEST]:
+        cells[TOTAL_LONGEST] = total
+    # -1 is a phase that the session never came to, and counts as 0.
     average = cells[CONNECT_AVERAGE]
-    if connect > 0 or average:
-        _average(cells, CONNECT_AVERAGE, CONNECT_LONGEST, max(connect, 0), divisor)
+    if connect > 0:
+        cells[CONNECT_AVERAGE] = average + (connect * NS_PER_MS - average) // divisor
+        if connect > cells[CONNECT_LONGEST]:
+            cells[CONNECT_LONGEST] = connect
+    elif average:
+        cells[CONNECT_AVERAGE] = average + -average // divisor
     average = cells[QUEUE_AVERAGE]
-    if queue > 0 or average:
-        _average(cells, QUEUE_AVERAGE, QUEUE_LONGEST, max(queue, 0), divisor)
-
-
-def _average(cells: Cells, position: int, longest: int, ms: int, divisor: int) -> None:
-    average = cells[position]
-    cells[position] = average + (ms * NS_PER_MS - average) // divisor
-    cells[longest] = max(cells[longest], ms)
+    if queue > 0:
+        cells[QUEUE_AVERAGE] = average + (queue * NS_PER_MS - average) // divisor
+        if queue > cells[QUEUE_LONGEST]:
+            cells[QUEUE_LONGEST] = queue
+    elif average:
+        cells[QUEUE_AVERAGE] = average + -average // divisor
 
 
 def note_lost_sessions(board: Board) -> None:

@@ -258,6 +258,7 @@ class Service:
                 self._nursery = nursery
                 nursery.start_soon(self.log.run)
                 await nursery.start(self._poller.serve)
+                nursery.start_soon(supervise, self.log, "timers", self._poller.timers.serve)
                 nursery.start_soon(supervise, self.log, "relay", self._relay.serve)
                 if self.config.tracing.otlp is not None:
                     tracer = _make_tracer(self.config.tracing)

@@ -190,7 +190,7 @@ CONFIGURATIONS = {
         [frontends.f]
         protocol = "imap"
         backend = "b"
-        tls = {{ certificates = ["{pem}"] }}
+        tls = {{ certificates = ["{pem}"], ktls = true }}  # frontends.f.tls.ktls
         bind = [{{ address = "127.0.0.1:1993", mode = "tls" }}]
         [backends.b]
         send_proxy = "v2-ssl"
@@ -361,6 +361,7 @@ def test_every_piece_of_advice_names_its_line_and_key(
         with monkeypatch.context() as patched:
             if name == "process":
                 patched.setattr(advice, "can_clear_auto_retry", lambda: False)
+                patched.setattr(advice, "has_kernel_tls", lambda: False)
             text = template.format_map(values)
             assert_located(text, check(text, tmp_path))
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from mailproxy.errors import ConfigError
-from mailproxy.importers.models import has_acme
 from tests.support.imports import caddy, report, tables
 
 
@@ -152,12 +151,8 @@ class TestCertificates:
             + "imap.example.com {\nrespond 200\n}\n"
         )
         found = tables(result)
-        if has_acme():
-            assert found["acme"]["caddy"]["terms_agreed"] is True
-            assert found["frontends"]["imaps"]["tls"] == {"acme": "caddy", "names": ["imap.example.com"]}
-        else:
-            assert found["frontends"]["imaps"]["tls"] == {"certificates": ["/etc/mailproxy/certs/"]}
-            assert any("Caddy obtains the certificates" in line for line in report(result))
+        assert found["acme"]["caddy"]["terms_agreed"] is True
+        assert found["frontends"]["imaps"]["tls"] == {"acme": "caddy", "names": ["imap.example.com"]}
 
     def test_authority_of_another_directory(self) -> None:
         """Its global options in a Caddyfile, and as ``caddy adapt`` writes them in JSON."""
@@ -194,6 +189,34 @@ class TestCertificates:
             assert tables(result)["acme"]["caddy"] == expected
             assert not result.has_losses
             assert any("port 8080" in line for line in report(result))
+
+    def test_external_account(self) -> None:
+        options = "acme_eab {\nkey_id kid-1\nmac_key c2VjcmV0\n}\n"
+        text = server("@a tls sni a.example", f"route @a {{\ntls\n{PROXY}\n}}") + "a.example {\n}\n"
+        result = caddy("{\n" + options + text.removeprefix("{\n"))
+        assert tables(result)["acme"]["caddy"]["eab"] == {
+            "key_id": "kid-1",
+            "hmac_file": "/etc/mailproxy/eab.key",
+        }
+        (line,) = [line for line in report(result) if "mac_key" in line]
+        assert line.endswith("put its value, in base64url, into /etc/mailproxy/eab.key")
+        assert "c2VjcmV0" not in result.text + "".join(report(result))
+
+    def test_external_account_in_json(self) -> None:
+        issuer = {"module": "acme", "external_account": {"key_id": "kid-1", "mac_key": "c2VjcmV0"}}
+        route = {
+            "match": [{"tls": {"sni": ["a.example"]}}],
+            "handle": [
+                {"handler": "tls"},
+                {"handler": "proxy", "upstreams": [{"dial": ["192.0.2.1:993"]}]},
+            ],
+        }
+        policies = [{"subjects": ["a.example"], "issuers": [issuer]}]
+        servers = {"s": {"listen": [":993"], "routes": [route]}}
+        apps = {"layer4": {"servers": servers}, "tls": {"automation": {"policies": policies}}}
+        result = caddy(json.dumps({"apps": apps}))
+        assert tables(result)["acme"]["caddy"]["eab"]["key_id"] == "kid-1"
+        assert any("mac_key" in line for line in report(result))
 
     def test_own_authority(self) -> None:
         text = (
@@ -260,3 +283,12 @@ class TestLanguage:
             }]}}}}
         }  # fmt: skip
         assert tables(caddy(json.dumps(value))) == tables(caddy(text))
+
+
+def test_backend_of_two_protocols() -> None:
+    servers = "".join(f"  :{port} {{\n   route {{\n    proxy 192.0.2.1\n   }}\n  }}\n" for port in (143, 110))
+    result = caddy(f"{{\n layer4 {{\n{servers} }}\n}}\n")
+    found = tables(result)
+    assert [found["frontends"][name]["backend"] for name in ("imap", "pop3")] == ["imap", "imap"]
+    assert found["backends"]["imap"]["protocol"] == "tcp"
+    assert not result.has_losses

@@ -350,6 +350,94 @@ class TestBinds:
             for line in report(result)
         )
 
+    def test_certificate_store(self) -> None:
+        text = (
+            "crt-store\n crt-base /certs\n key-base /keys\n load crt a.pem key a.key alias a\n"
+            "crt-store web\n load crt /b.pem\n"
+            f"{DEFAULTS}listen imap\n bind :993 ssl crt @/a crt @web//b.pem crt @web/x\n server a 192.0.2.1:143\n"
+        )
+        result = haproxy(text)
+        assert tables(result)["frontends"]["imap"]["tls"]["certificates"] == [
+            {"certificate": "/certs/a.pem", "key": "/keys/a.key"},
+            "/b.pem",
+        ]
+        (line,) = [line for line in report(result) if "crt-store" in line]
+        assert "names a crt-store that is not in these files" in line
+
+    @pytest.mark.parametrize(
+        ("head", "bind"),
+        [
+            (
+                "crt-store\n load crt /a.pem acme LE domains a.example,b.example\n",
+                " bind :993 ssl crt /a.pem\n",
+            ),
+            ("", " bind :993 ssl\n ssl-f-use crt /a.pem acme LE domains a.example,b.example\n"),
+        ],
+    )
+    def test_obtained_certificate(self, head: str, bind: str) -> None:
+        authority = (
+            "acme LE\n directory https://ca.example/dir\n account-key /account.key\n contact a@b.example\n challenge HTTP-01\n"
+            " keytype RSA\n bits 2048\n map virt@acme\n"
+        )
+        result = haproxy(
+            f"{head}{authority}{DEFAULTS}frontend imap\n{bind} default_backend b\nbackend b\n server a 192.0.2.1:143\n"
+        )
+        found = tables(result)
+        assert found["acme"] == {
+            "LE": {
+                "directory": "https://ca.example/dir", "contact": ["mailto:a@b.example"], "terms_agreed": True,
+                "keys": ["rsa-2048"], "challenge": "http-01", "storage": "/var/lib/mailproxy/LE",
+            }
+        }  # fmt: skip
+        assert found["frontends"]["imap"]["tls"] == {"acme": "LE", "names": ["a.example", "b.example"]}
+        assert not result.has_losses
+        assert any("must be free while a certificate is obtained" in line for line in report(result))
+
+    def test_obtained_certificate_of_a_list(self, tmp_path: Path) -> None:
+        (tmp_path / "list.txt").write_text("a.pem [acme LE domains a.example alpn imap]\nb.pem\n")
+        file = tmp_path / "haproxy.cfg"
+        file.write_text(
+            f"acme LE\n{DEFAULTS}listen x\n bind :993 ssl crt-list list.txt\n server a 192.0.2.1:143\n"
+        )
+        result = import_files("haproxy", [file])
+        found = tables(result)
+        assert found["frontends"]["x"]["tls"] == {
+            "acme": "LE",
+            "names": ["a.example"],
+            "certificates": ["b.pem"],
+        }
+        assert found["acme"]["LE"]["keys"] == ["ecdsa-p384"]
+        assert any("crt-list alpn: is not here for single certificates" in line for line in report(result))
+
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            ("acme other domains a.example", "there is no acme section other"), ("acme LE", "no domains say"),
+            ("acme LE domains *.example", "wildcards need"),
+        ],
+    )  # fmt: skip
+    def test_certificate_that_cannot_be_obtained(self, options: str, reason: str) -> None:
+        text = f"acme LE\n{DEFAULTS}listen imap\n bind :993 ssl\n ssl-f-use crt /a.pem {options}\n server a 192.0.2.1:143\n"
+        result = haproxy(text)
+        assert tables(result)["frontends"]["imap"]["tls"] == {"certificates": ["/a.pem"]}
+        assert any(reason in line and line.endswith("mailproxy reads /a.pem") for line in report(result))
+
+    def test_authorities_of_two_certificates(self) -> None:
+        use = " ssl-f-use crt /a.pem acme {0} domains {0}.example\n"
+        text = f"acme a\nacme b\n{DEFAULTS}listen imap\n bind :993 ssl\n{use.format('a')}{use.format('b')} server a 192.0.2.1:143\n"
+        found = tables(haproxy(text))
+        assert found["frontends"]["imap"]["tls"] == {
+            "acme": "a",
+            "names": ["a.example"],
+            "certificates": ["/a.pem"],
+        }
+        assert set(found["acme"]) == {"a"}
+
+    def test_unused_authority(self) -> None:
+        result = haproxy(f"acme LE\n directory https://ca.example/dir\n{DEFAULTS}{LISTEN}")
+        assert "acme" not in tables(result)
+        assert any("acme: no TCP section uses LE" in line for line in report(result))
+
     def test_expect_proxy(self) -> None:
         (bind,) = frontend("tcp-request connection expect-proxy layer4 if { src 10.0.0.0/8 }")["bind"]
         assert bind == {"address": "*:143", "accept_proxy": ["10.0.0.0/8"], "proxy_optional": True}
@@ -569,6 +657,21 @@ class TestLanguage:
         with pytest.raises(ConfigError, match=r"^haproxy\.cfg:2:6: the quote \" is not closed$"):
             haproxy('global\n log "x\n')
 
+    def test_branch_that_does_not_hold_is_one_line(self) -> None:
+        text = f".if false\nlisten x\n bind :110\n.alert never\n.else\n{DEFAULTS}{LISTEN}.endif\n"
+        result = haproxy(text)
+        assert set(tables(result)["frontends"]) == {"imap"}
+        assert [line for line in report(result) if ".if" in line] == [
+            "haproxy.cfg:2:1: note: the line is in a branch of .if that does not hold: left out, also line 3"
+        ]
+        assert not any("never" in line for line in report(result))
+
+    def test_alert_and_notice(self) -> None:
+        result = haproxy(f".notice hello\n{DEFAULTS}{LISTEN}.alert no mail\n")
+        assert [line for line in report(result) if "haproxy.cfg:1:" in line or "mail" in line] == [
+            "haproxy.cfg:11:1: note: .alert: HAProxy stops here: no mail: read all the same"
+        ]
+
     def test_misspelled_parameter(self) -> None:
         result = haproxy(f"{IMAP} server a 192.0.2.1:143 send_proxy\n")
         assert tables(result)["backends"]["d"]["send_proxy"] == "v1"
@@ -710,6 +813,11 @@ class TestTraps:
         assert [line for line in lines if "minconn" in line] == [
             "haproxy.cfg:10:25: server minconn: not here: max_sessions is fixed, also lines 14, 18, 22"
         ]
+
+    def test_refused_bind_is_reported_once(self) -> None:
+        result = haproxy(f"{DEFAULTS}{LISTEN}listen x\n bind :110\n bind :143\n server a 192.0.2.1:110\n")
+        assert tables(result)["frontends"]["x"]["bind"] == ["*:110"]
+        assert len([line for line in report(result) if "mailproxy refuses" in line]) == 1
 
 
 @pytest.mark.parametrize(

@@ -69,13 +69,64 @@ TEXTS: dict[str, Callable[[int], str]] = {
 }
 
 
+def both_families(count: int) -> str:
+    listens = "".join(f"listen {port};\nlisten [::]:{port};\n" for port in range(1, count + 1))
+    return f"stream {{ server {{ proxy_pass 192.0.2.1:143;\n{listens}}} }}\n"
+
+
+def access_logs(count: int) -> str:
+    block = "server {{ listen 127.0.{1}:143; proxy_pass 192.0.2.1:143; access_log /var/log/{0}; }}\n"
+    return f"stream {{\n{''.join(block.format(n, address(n)) for n in range(count))}}}\n"
+
+
+def server_names(count: int) -> str:
+    block = "server {{ listen 993 ssl; ssl_certificate /{0}; server_name m{0}.example.org; proxy_pass 10.0.{1}:143; }}\n"
+    return f"stream {{\n{''.join(block.format(n, address(n)) for n in range(count))}}}\n"
+
+
+def one_upstream(count: int) -> str:
+    servers = "".join(f"server 10.0.{address(n)}:143 max_fails=3;\n" for n in range(count))
+    return f"stream {{ upstream u {{\n{servers}}}\nserver {{ listen 143; proxy_pass u; }} }}\n"
+
+
+def one_map(count: int) -> str:
+    choices = "".join(f"m{n}.example.org 10.0.{address(n)}:993;\n" for n in range(count))
+    return f"stream {{ map $ssl_preread_server_name $to {{\n{choices}}}\nserver {{ listen 993; ssl_preread on; proxy_pass $to; }} }}\n"
+
+
+def log_targets(count: int) -> str:
+    return "global\n" + "".join(f"  log 10.0.{address(n)} local0\n" for n in range(count))
+
+
+def one_backend(count: int) -> str:
+    servers = "".join(f"  server s{n} 10.0.{address(n)}:143 check\n" for n in range(count))
+    return f"listen imap\n  bind :143\n  mode tcp\n{servers}"
+
+
+def one_frontend(count: int) -> str:
+    routes = "".join(f"  use_backend b if {{ req.ssl_sni m{n}.example.org }}\n" for n in range(count))
+    return f"frontend f\n  bind :993\n  mode tcp\n{routes}backend b\n  mode tcp\n  server s 192.0.2.1:993\n"
+
+
+# Much of one kind at one place, where it is easy to compare each with each.
+SHAPES: dict[str, tuple[str, Callable[[int], str]]] = {
+    "nginx, binds of both families": ("nginx", both_families),
+    "nginx, access logs": ("nginx", access_logs),
+    "nginx, server names at one address": ("nginx", server_names),
+    "nginx, servers of one upstream": ("nginx", one_upstream),
+    "nginx, entries of one map": ("nginx", one_map),
+    "HAProxy, log targets": ("haproxy", log_targets),
+    "HAProxy, servers of one backend": ("haproxy", one_backend),
+    "HAProxy, routes of one frontend": ("haproxy", one_frontend),
+}
+
+
 def file_name(program: str) -> str:
     return "traefik.toml" if program == "traefik" else program
 
 
-def calls(program: str, lines: int) -> int:
+def calls(program: str, text: str) -> int:
     """Return the number of function calls of an import."""
-    text = TEXTS[program](lines)
     profile = cProfile.Profile()
     profile.runcall(import_texts, program, [(file_name(program), text)])
     return pstats.Stats(profile).total_calls  # type: ignore[attr-defined, no-any-return]  # the stubs lack it
@@ -85,7 +136,15 @@ def calls(program: str, lines: int) -> int:
 @pytest.mark.parametrize("program", TEXTS)
 def test_work_is_linear(program: str) -> None:
     """Both files are so large that what is written is not loaded, which takes most of the time of small ones."""
-    assert calls(program, 8_000) < 2.3 * calls(program, 4_000)
+    text = TEXTS[program]
+    assert calls(program, text(8_000)) < 2.3 * calls(program, text(4_000))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
+def test_work_is_linear_in_one_place(shape: str) -> None:
+    program, text = SHAPES[shape]
+    assert calls(program, text(3_000)) < 2.3 * calls(program, text(1_500))
 
 
 @pytest.mark.slow

@@ -238,13 +238,10 @@ class TestMail:
         }  # fmt: skip
         assert any("auth_http: the login decides the server" in line for line in report(result))
 
-    def test_starttls_is_written_or_reported(self) -> None:
+    def test_starttls(self) -> None:
         result = nginx("mail { server { listen 143; protocol imap; starttls only; ssl_certificate /c; } }")
         (bind,) = tables(result)["frontends"]["imap"]["bind"]
-        if bind == "*:143":
-            assert any('this version has no mode = "starttls" yet' in line for line in report(result))
-        else:
-            assert bind["mode"] == "starttls"
+        assert bind["mode"] == "starttls"
 
     def test_submission_by_port(self) -> None:
         result = nginx("mail { server { listen 587; protocol smtp; } }")
@@ -292,6 +289,31 @@ class TestLanguage:
         result = nginx("http { server { listen 80; } }")
         assert "frontends" not in tables(result)
         assert not result.has_losses
+
+
+def test_silent_timeout_is_reported_once() -> None:
+    result = nginx("stream {\n server { listen 143; proxy_pass 192.0.2.1:143; }\n}\n")
+    assert [line for line in report(result) if "RFC 2177" in line] == [
+        (
+            "nginx.conf:2:2: advice: server: 10m cuts off IMAP clients in IDLE, which are silent for 29 minutes (RFC 2177): "
+            "remove it for mailproxy's 31m"
+        )
+    ]
+
+
+@pytest.mark.parametrize("digits", ["9" * 5_000, "٣"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "limit_conn_zone $remote_addr zone=a:1m; server {{ listen 143; limit_conn a {0}; proxy_pass 192.0.2.1:143; }}",
+        "server {{ listen 143; proxy_pass 192.0.2.1:{0}; }}", "server {{ listen {0}; proxy_pass 192.0.2.1:143; }}",
+        "upstream u {{ server 192.0.2.1:{0} weight={0} max_fails={0}; }} server {{ listen 143; proxy_pass u; proxy_timeout {0}; }}",
+    ],
+)  # fmt: skip
+def test_digits_that_are_no_number(text: str, digits: str) -> None:
+    """Python refuses numbers of thousands of digits, and takes those of other scripts."""
+    result = nginx(f"stream {{ {text.format(digits)} }}")
+    assert result.has_losses
 
 
 def test_log_targets() -> None:

@@ -273,3 +273,31 @@ class TestFiles:
         monkeypatch.setattr(builtins, "__import__", without)
         with pytest.raises(ConfigError, match=r"pip install 'mailproxy\[yaml\]'"):
             traefik("a: 1\n")
+
+
+def test_two_authorities_and_protocols() -> None:
+    """Each authority has a folder of its own, and one service may serve two protocols."""
+    text = """
+entryPoints:
+  imaps: {address: ":993"}
+  pops: {address: ":995"}
+certificatesResolvers:
+  a: {acme: {tlsChallenge: {}, eab: {kid: kid-1, hmacEncoded: c2VjcmV0}}}
+  b: {acme: {tlsChallenge: {}}}
+tcp:
+  routers:
+    imaps: {entryPoints: [imaps], rule: "HostSNI(`a.example`)", service: s, tls: {certResolver: a}}
+    pops: {entryPoints: [pops], rule: "HostSNI(`b.example`)", service: s, tls: {certResolver: b}}
+  services:
+    s: {loadBalancer: {servers: [{address: "192.0.2.1:143"}]}}
+"""
+    result = import_texts("traefik", [("traefik.yml", text)])
+    found = tables(result)
+    assert [found["frontends"][name]["tls"]["acme"] for name in ("imaps", "pops")] == ["a", "b"]
+    assert [found["acme"][name]["storage"] for name in ("a", "b")] == [
+        "/var/lib/mailproxy/acme",
+        "/var/lib/mailproxy/acme-b",
+    ]
+    assert found["acme"]["a"]["eab"] == {"key_id": "kid-1", "hmac_file": "/etc/mailproxy/eab.key"}
+    assert found["backends"]["s"]["protocol"] == "tcp"
+    assert [entry.directive for entry in result.entries if entry.kind == "loss"] == ["hmacEncoded"]

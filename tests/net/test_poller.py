@@ -341,6 +341,28 @@ async def test_watch_readable(make: Callable[[], AnyPoller], nursery: trio.Nurse
 
 
 @on_each
+async def test_wait_ends_at_its_deadline(make: Callable[[], AnyPoller], nursery: trio.Nursery) -> None:
+    """The watch can be waited at again, and a deadline that is far away changes nothing."""
+    async with running(make) as poller:
+        nursery.start_soon(poller.timers.serve)
+        with sockets() as (ours, theirs):
+            watch = poller.add(ours.fileno())
+            now = trio.current_time()
+            with pytest.raises(trio.TooSlowError):
+                await watch.readable(now + 0.02)
+            assert trio.current_time() >= now + 0.02
+            theirs.send(b"x")
+            await watch.readable(now + 1000)
+            assert ours.recv(10) == b"x"
+            fill(ours)
+            with pytest.raises(trio.TooSlowError):
+                await watch.writable(trio.current_time() + 0.02)
+            empty(theirs)
+            await watch.writable(now + 1000)
+            poller.forget(ours.fileno())
+
+
+@on_each
 async def test_watch_writable(make: Callable[[], AnyPoller], nursery: trio.Nursery) -> None:
     async with running(make) as poller:
         with sockets() as (ours, theirs):

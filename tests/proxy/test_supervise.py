@@ -61,7 +61,7 @@ HELPERS = [
     ("mailproxy.proxy.checks.checker:HealthChecker._mark_checked", "health checker of b/"),
     ("mailproxy.pool:StickTable.expire", "expiry of b's stick table"),
     ("mailproxy.pool:Pool.warm_up", "slow start of b"),
-    ("mailproxy.net.relay.engine:_Session.update_deadline", "relay"),
+    ("mailproxy.net.relay.engine:_Session.update_deadline", "timers"),
     ("mailproxy.proxy.frontend:Session", "accepting on B"),
     ("mailproxy.net.listener:Listener.accept", "accepting on B"),
     ("mailproxy.net.poller:EpollWatch.on_events", "a session"),

@@ -297,7 +297,7 @@ WORDS: Mapping[str, Hint] = {
     "no_tlsv11": Hint("frontend.tls.min_version; SSLv3 and TLS below 1.2 are always off"),
     "ocsp": _everywhere(_OCSP),
     "ssl_stapling": _everywhere(_OCSP),
-    "ktls": Hint(_UNTUNED),
+    "ktls": Hint("frontend.tls.ktls"),
     # servers and checks
     "send_proxy": Hint(server='backend.send_proxy = "v1"'),
     "send_proxy_v2": Hint(server='backend.send_proxy = "v2"'),

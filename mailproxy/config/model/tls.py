@@ -62,6 +62,12 @@ class FrontendTls:
     ciphersuites: Text | None = setting(_CIPHERSUITES, None, default_text="OpenSSL's")
     curves: Text | None = setting(_CURVES, None, default_text="OpenSSL's")
     tickets: bool = setting("give clients session tickets, with which their next handshake is shorter", True)
+    ktls: bool = setting(
+        "have the kernel encrypt what clients get, if it can",
+        False,
+        details="Bulk from clear servers is then not copied into the process. A client that asks for new keys "
+        "during the session ends it, unless kernel and OpenSSL support that.",
+    )
     alpn: tuple[AlpnName, ...] = setting("application protocols to offer", ())
     strict_sni: bool = setting(
         "reject clients that send no server name, or one that no certificate has", False

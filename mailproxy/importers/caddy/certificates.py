@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mailproxy.importers.caddy.model import Certificates
 from mailproxy.importers.caddy.tls import ACME_NAME
+from mailproxy.importers.complete import HMAC_FILE
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table
-from mailproxy.importers.models import has_acme
 from mailproxy.importers.place import Origin, show
 
 _PORT_OF_TLS = ":443"
@@ -16,7 +16,7 @@ _HTTP_PORT = "80"
 def write_certificates(certificates: Certificates, context: Context) -> None:
     """Write the authority that frontends obtain their certificates from, if they do."""
     authorities = context.draft.keys.get("acme")
-    if not has_acme() or not isinstance(authorities, Table):
+    if not isinstance(authorities, Table):
         return
     table = authorities.table(ACME_NAME)
     options = certificates.options
@@ -27,6 +27,13 @@ def write_certificates(certificates: Certificates, context: Context) -> None:
     if (email := options.get("email")) is not None and email.value:
         address = email.value if email.value.startswith("mailto:") else f"mailto:{email.value}"
         table.set("contact", [address], email)
+    if (key_id := options.get("eab_key_id")) is not None and key_id.value:
+        binding = table.table("eab")
+        binding.set("key_id", key_id.value, key_id)
+        binding.set("hmac_file", HMAC_FILE, Origin(key_id.place))
+        context.report.loss(
+            key_id.place, "mac_key", f"is read from a file: put its value, in base64url, into {HMAC_FILE}"
+        )
     source = None if table.place is None else Origin(table.place)
     table.set("terms_agreed", value=True, source=source)
     if not _is_port_bound(context.draft, _PORT_OF_TLS) and table.place is not None:

@@ -13,6 +13,10 @@ _HOST = re.compile(r"(?:https?://)?((?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+
 
 _OPTIONS = {
     "metrics": "[admin] http has metrics here, if you give it an address",
+    "acme_dns": 'give challenge = "dns-01" and dns in [acme.caddy], if certificates are obtained',
+    "key_type": "give keys in [acme.caddy], if certificates are obtained",
+    "preferred_chains": "give preferred_chain in [acme.caddy], if certificates are obtained",
+    "renewal_window_ratio": "give renew_before in [acme.caddy], if certificates are obtained",
     "grace_period": "is for HTTP in Caddy: sessions have drain_timeout of [process] here",
 }
 
@@ -60,6 +64,12 @@ def _options(segment: Segment, context: Context, certificates: Certificates) -> 
         elif option.name in ("email", "acme_ca", "acme_ca_root", "http_port"):
             certificates.options[option.name] = Option(option.arguments, option.place, option.take_comments())
             context.settle(option.place)
+        elif option.name == "acme_eab":
+            context.settle(option.place)
+            for each in option.block or ():
+                context.register(each.place, each.name)
+                context.settle(each.place)
+                certificates.options[f"eab_{each.name}"] = Option(each.arguments, each.place)
         else:
             fact = _OPTIONS.get(option.name, "not needed: an option of Caddy itself or of HTTP")
             context.report.note(option.place, option.name, fact)

@@ -96,6 +96,7 @@ def _certificates(tls: Node, certificates: Certificates) -> None:
                 (("email",), "email"),
                 (("trusted_roots_pem_files",), "acme_ca_root"),
                 (("challenges", "http", "alternate_port"), "http_port"),
+                (("external_account", "key_id"), "eab_key_id"),
             ):
                 value = issuer.get(*path)
                 if value is not None:

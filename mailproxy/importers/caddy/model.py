@@ -103,7 +103,8 @@ class Certificates:
     Attributes:
         files: Certificate and key, with their place.
         names: The names that Caddy obtains certificates for.
-        options: The global options ``email``, ``acme_ca``, ``acme_ca_root``, ``http_port``.
+        options: The global options ``email``, ``acme_ca``, ``acme_ca_root``, ``http_port``, and ``eab_key_id``, which
+            is in the block of ``acme_eab``.
         internal: The names whose certificates Caddy's own CA issues.
     """
 

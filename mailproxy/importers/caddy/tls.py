@@ -6,7 +6,7 @@ from mailproxy.importers.caddy.model import Certificates, Handler, Option
 from mailproxy.importers.complete import CERTIFICATES
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table
-from mailproxy.importers.models import HAS_TLS13_SUITES, has_acme
+from mailproxy.importers.models import HAS_TLS13_SUITES
 from mailproxy.importers.place import Origin
 
 ACME_NAME = "caddy"
@@ -46,7 +46,7 @@ def terminated_tls(handler: Handler, names: list[str], certificates: Certificate
         return tls
     wanted = names or list(certificates.names)
     obtained = [name for name in wanted if name not in certificates.internal and not name.startswith("*.")]
-    if has_acme() and obtained and len(obtained) == len(wanted):
+    if obtained and len(obtained) == len(wanted):
         tls.set("acme", ACME_NAME, Origin(handler.place))
         tls.set("names", obtained, Origin(handler.place))
         context.draft.table("acme").table(ACME_NAME).place = handler.place
@@ -69,8 +69,6 @@ def terminated_tls(handler: Handler, names: list[str], certificates: Certificate
 def _why_not_obtained(wanted: list[str], certificates: Certificates) -> str:
     if certificates.internal.intersection(wanted):
         return "there is no CA of Caddy's own here"
-    if not has_acme():
-        return "this version obtains no certificates"
     if not wanted:
         return "no route says which names they are for"
     return 'wildcards need challenge = "dns-01" with a program of yours'

@@ -13,6 +13,7 @@ from mailproxy.importers.directive import Directive, Group, index, loss, note
 from mailproxy.importers.draft import Table, Value, new_table
 from mailproxy.importers.files import read_text
 from mailproxy.importers.haproxy.addresses import Address, AddressError, bind_addresses
+from mailproxy.importers.haproxy.certificates import use_stored, use_words
 from mailproxy.importers.haproxy.lexer import Line, split_line
 from mailproxy.importers.haproxy.reader import path_of
 from mailproxy.importers.haproxy.settings import Settings
@@ -201,9 +202,13 @@ def _accept_proxy(bind: BindLine, word: Word, _: Sequence[Word]) -> None:
 
 
 def _certificate(bind: BindLine, word: Word, arguments: Sequence[Word]) -> None:
+    stored = bind.settings.stored.get(arguments[0].text)
+    if stored is not None:
+        use_stored(bind.tls, stored, bind.settings, bind.context, word)
+        return
     path = path_of(arguments[0].text, bind.settings.crt_base)
     if path.startswith("@"):
-        bind.loss(word, "names a crt-store: give the file in tls.certificates")
+        bind.loss(word, "names a crt-store that is not in these files: give the file in tls.certificates")
         return
     row = Table(place=word.place)
     row.set("certificate", path, Origin(word.place))
@@ -223,15 +228,24 @@ def _certificate_list(bind: BindLine, word: Word, arguments: Sequence[Word]) -> 
 
 
 def _read_certificate_list(bind: BindLine, word: Word, text: str, file: str) -> None:
+    known = {row.get("certificate") for row in bind.tls.rows("certificates")}
     for number_, raw in enumerate(text.splitlines(), 1):
         words, _ = split_line(raw, file, number_, {})
         if not words:
             continue
+        options = _options_of_certificate(words)
+        if any(each.text == "acme" for each in options):
+            use_words(
+                bind.tls, [Word("crt", word.place), words[0], *options], bind.settings, bind.context, word
+            )
+            continue
+        path = path_of(words[0].text, bind.settings.crt_base)
         row = Table(place=word.place)
-        row.set("certificate", path_of(words[0].text, bind.settings.crt_base), Origin(word.place))
-        if row not in bind.tls.rows("certificates"):
+        row.set("certificate", path, Origin(word.place))
+        if path not in known:
+            known.add(path)
             bind.tls.rows("certificates").append(row)
-        if any("[" in each.text for each in words[1:]):
+        if options:
             bind.context.report.loss(
                 Place(file, number_, 1), "crt-list", "options of single certificates are not here: left out"
             )
@@ -241,6 +255,18 @@ def _read_certificate_list(bind: BindLine, word: Word, text: str, file: str) -> 
                 "crt-list",
                 "the client's name selects the certificate by the names in it, not by this list",
             )
+
+
+def _options_of_certificate(words: Sequence[Word]) -> list[Word]:
+    """Return the words in brackets of a line of a crt-list: ``mail.pem [alpn imap] imap.example.com``."""
+    options: list[Word] = []
+    is_inside = False
+    for word in words[1:]:
+        is_inside = is_inside or word.text.startswith("[")
+        if is_inside and (text := word.text.strip("[]")):
+            options.append(Word(text, word.place, word.is_quoted))
+        is_inside = is_inside and not word.text.endswith("]")
+    return options
 
 
 def _tls(handle: Callable[[Table, Context, Word, Sequence[Word], Settings], None]) -> Handler:

@@ -16,7 +16,7 @@ from mailproxy.importers.place import Place
 DEPTH_MAX = 16  # HAProxy's
 
 _CALL = re.compile(r"(!?)\s*([a-z_]+)\(([^)]*)\)\s*")
-_MESSAGES = (".notice", ".warning", ".alert", ".diag")
+_MESSAGES = (".notice", ".warning", ".diag")
 
 
 @define
@@ -55,7 +55,9 @@ class Conditions:
             self._blocks.append(_Block(line.place, holds, holds))
         elif keyword in (".elif", ".else", ".endif"):
             self._continue(keyword, words, line)
-        elif keyword not in _MESSAGES:
+        elif keyword == ".alert" and self.is_active:
+            self._context.report.note(line.place, keyword, f"HAProxy stops here: {words}: read all the same")
+        elif keyword not in (".alert", *_MESSAGES):
             self._context.report.loss(line.place, keyword, "is no word of HAProxy: left out")
 
     def _continue(self, keyword: str, words: str, line: Line) -> None:

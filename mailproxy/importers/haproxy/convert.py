@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table
 from mailproxy.importers.haproxy.backends import translate_backend
+from mailproxy.importers.haproxy.certificates import read_store, report_authorities
 from mailproxy.importers.haproxy.directives import read_directive
 from mailproxy.importers.haproxy.frontends import translate_frontend
 from mailproxy.importers.haproxy.globals import Global, fold_admin_socket, read_global
@@ -47,9 +48,14 @@ def convert(texts: Iterable[tuple[str, str]], context: Context) -> None:
             _read_global(section, context, settings)
         elif section.kind == "resolvers":
             _read_resolvers(section, context, settings)
+        elif section.kind == "crt-store":
+            read_store(section, settings, context)
+        elif section.kind == "acme":
+            settings.authorities[section.name] = section
     proxies = _proxies(sections, context)
     _report_other_sections(sections, context)
     _translate(proxies, context, settings)
+    report_authorities(settings, context)
     translate_log(proxies, settings, context)
     fold_admin_socket(context.draft)
 
@@ -79,7 +85,7 @@ def _read_resolvers(section: Section, context: Context, settings: Settings) -> N
 
 def _report_other_sections(sections: Sequence[Section], context: Context) -> None:
     for section in sections:
-        if section.kind in ("global", "defaults", "resolvers", "template", *PROXIES):
+        if section.kind in ("global", "defaults", "resolvers", "template", "crt-store", "acme", *PROXIES):
             continue
         for line in section.lines:
             context.settle(line.place)

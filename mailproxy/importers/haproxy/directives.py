@@ -120,7 +120,7 @@ def _timeout(name: str, meaning: str) -> Directive[Handler]:
 
 _FRONTEND_ONLY = {
     "bind", "default_backend", "use_backend", "maxconn", "timeout client", "timeout client-fin", "timeout client-hs", "backlog", "option clitcpka",
-    "option dontlognull", "option logasap", "monitor-net",
+    "option dontlognull", "option logasap", "monitor-net", "ssl-f-use",
 }  # fmt: skip
 _BACKEND_ONLY = {
     "server", "server-template", "balance", "retries", "option redispatch", "timeout server", "timeout connect", "timeout queue", "timeout check",
@@ -138,6 +138,7 @@ SECTIONS = Group[Handler]("Sections", (
     Directive(("mode",), "TCP always. Sections with `mode http …` are named and left out", _settled),
     Directive(("bind",), '`address` of a bind: `"*:143"`, `"[::]:993"`, `"unix:/path"`, `"fd:3"` or `"fd:NAME"`; a list of addresses or a range of ports is several binds', _many,
               shown="`bind *:143`, `bind :::993 v4v6`, `bind /path`, `bind fd@3`"),
+    Directive(("ssl-f-use",), "`certificates`, or `acme` and `names`, of `tls`; not its other parameters", _many, shown="`ssl-f-use crt FILE` (3.2)"),
     Directive(("server",), "`servers` of a backend; an address without a port: the client's port, or `port` of a backend. `host:+N` is written out if there is one port", _server),
     Directive(("server-template",), "one server for each machine; the addresses of a name are tried in order", _server),
     Directive(("default-server",), "the same keys in the backend: `tls`, `send_proxy`, `check` and others", _many),
@@ -249,8 +250,9 @@ OTHERS = Group[Handler]("Other sections", (
     Directive((), 'not here; `balance = "source"` gives the same server at each proxy', shown="`peers`"),
     Directive((), "not here: let Prometheus alert on [metrics](metrics.md)", shown="`mailers`, `email-alert`"),
     Directive((), "not here: HAProxy's scripts and agents", shown="`lua-load`, `filter spoe`"),
-    Directive((), "`[acme.NAME]`, and `acme` and `names` of `tls`: [ACME](acme.md). The import leaves it to you", shown="`acme` section, `acme` and `domains` of `crt-store`"),
-    Directive((), "not here", shown="`userlist`, `cache`, `program`, `ring`, `log-forward`, `http-errors`, `fcgi-app`, `crt-store`"),
+    Directive((), "`[acme.NAME]`, and `acme` and `names` of `tls`: [ACME](acme.md). The authority is answered on port 80", shown="`acme` section, `acme` and `domains` of a certificate"),
+    Directive((), "the files are `certificates` where a bind names them", shown="`crt-store`, `load crt … key … alias …`"),
+    Directive((), "not here", shown="`userlist`, `cache`, `program`, `ring`, `log-forward`, `http-errors`, `fcgi-app`"),
     Directive((), "the same: [Admin socket](admin-socket.md)", shown="runtime commands, `socat`, `hatop`"),
     Directive((), "SIGHUP, `mailproxy ctl reload`; see [Reload](reload.md). SIGUSR2 reopens the log here", shown="reload (`SIGUSR2` of the master)"),
     Directive((), "`mailproxy check FILE`; with `--live` it also checks the servers", shown="`haproxy -c -f FILE`"),

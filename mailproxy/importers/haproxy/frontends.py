@@ -8,6 +8,7 @@ from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table, Value, new_table
 from mailproxy.importers.haproxy.backends import set_keepalive, set_timeout
 from mailproxy.importers.haproxy.binds import BindLine, add_default_tls, read_bind
+from mailproxy.importers.haproxy.certificates import use_words
 from mailproxy.importers.haproxy.proxies import Proxy
 from mailproxy.importers.haproxy.rules import Rules, translate_rules
 from mailproxy.importers.haproxy.settings import Settings
@@ -28,7 +29,7 @@ def translate_frontend(
     _timeouts(frontend, proxy, context)
     _limits(frontend, proxy, context)
     _log(frontend, proxy)
-    rows = _binds(frontend, binds, proxy, context)
+    rows = _binds(frontend, binds, proxy, context, settings)
     _accept_proxy(rows, rules)
     if rules.routes:
         frontend.rows("routes").extend(rules.routes)
@@ -69,7 +70,9 @@ def _log(frontend: Table, proxy: Proxy) -> None:
         frontend.set("log_start", True, as_soon)
 
 
-def _binds(frontend: Table, binds: Sequence[BindLine], proxy: Proxy, context: Context) -> list[Table]:
+def _binds(
+    frontend: Table, binds: Sequence[BindLine], proxy: Proxy, context: Context, settings: Settings
+) -> list[Table]:
     for bind in binds:
         add_default_tls(bind)
         if (backlog := proxy.single.get("backlog")) is not None and backlog.arguments:
@@ -80,6 +83,9 @@ def _binds(frontend: Table, binds: Sequence[BindLine], proxy: Proxy, context: Co
         if line is not None:
             set_keepalive(bind.row, proxy, line, "clitcpka")
     with_tls = [bind for bind in binds if bind.terminates_tls]
+    for bind in with_tls:
+        for line in proxy.all("ssl-f-use"):
+            use_words(bind.tls, line.words[1:], settings, context, line.words[0])
     for bind in binds:
         if bind.tls.keys and not bind.terminates_tls and bind.row.place is not None:
             context.report.note(

@@ -24,12 +24,14 @@ _STREAMS = {"stdout": "stdout", "stderr": "stderr", "fd@1": "stdout", "fd@2": "s
 def translate_log(proxies: Sequence[Proxy], settings: Settings, context: Context) -> None:
     """Translate the log targets of the global section and of proxies."""
     lines = list(settings.log)
+    known = {tuple(line.arguments) for line in lines}
     uses_global = False
     for proxy in proxies:
         for line in proxy.all("log"):
             if line.arguments[:1] == ["global"]:
                 uses_global = True
-            elif all(line.arguments != other.arguments for other in lines):
+            elif (words := tuple(line.arguments)) not in known:
+                known.add(words)
                 lines.append(line)
     formats = [proxy.option(name) for proxy in proxies for name in ("tcplog", "httplog", "httpslog")]
     if not lines:
@@ -44,20 +46,22 @@ def translate_log(proxies: Sequence[Proxy], settings: Settings, context: Context
             "log",
             "no TCP section has log global, so HAProxy logs no session: mailproxy logs them",
         )
-    rows: list[Table] = []
+    rows: dict[str, Table] = {}
     for line in lines:
         _add_target(rows, line, settings, is_tcplog=is_tcplog, context=context)
     log = context.draft.table("log")
-    if len(rows) == 1:
-        log.keys = rows[0].keys
-        log.place, log.comments = rows[0].place, rows[0].comments
-    elif rows:
-        log.rows("targets").extend(rows)
+    targets = list(rows.values())
+    if len(targets) == 1:
+        log.keys = targets[0].keys
+        log.place, log.comments = targets[0].place, targets[0].comments
+    elif targets:
+        log.rows("targets").extend(targets)
 
 
 def _add_target(
-    rows: list[Table], line: Line, settings: Settings, *, is_tcplog: bool, context: Context
+    rows: dict[str, Table], line: Line, settings: Settings, *, is_tcplog: bool, context: Context
 ) -> None:
+    """Add a target to the rows, which are by target."""
     words = line.arguments
     context.settle(line.place)
     target = _target(words[0]) if words else None
@@ -68,8 +72,7 @@ def _add_target(
             f"{words[0] if words else 'nothing'} is no target here: syslog over UDP or its socket, stdout or stderr",
         )
         return
-    same = next((row for row in rows if row.get("to") == target), None)
-    if same is not None:
+    if target in rows:
         context.report.note(
             line.place, "log", "is the same target once more, which gets all lines already: left out"
         )
@@ -88,7 +91,7 @@ def _add_target(
         row.set("level", _LEVELS[rest[1]], Origin(line.place))
     if is_tcplog:
         row.set("format", "tcplog", Origin(line.place))
-    rows.append(row)
+    rows[target] = row
 
 
 def _target(text: str) -> str | None:

@@ -99,9 +99,8 @@ class Reader:
         elif conditions.is_active:
             self._add(line)
         else:
-            self._context.report.note(
-                line.place, line.words[0].text, "is in a branch of .if that does not hold: left out"
-            )
+            fact = "the line is in a branch of .if that does not hold: left out"
+            self._context.report.note(line.place, "", fact)
 
     def _comment(self, raw: str, comment: str) -> None:
         if comment:

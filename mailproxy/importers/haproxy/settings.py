@@ -1,12 +1,30 @@
-"""What the global section says about every proxy."""
+"""What the global section says about every proxy, and the sections that proxies name."""
 
 from __future__ import annotations
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from mailproxy.importers.draft import Scalar
 from mailproxy.importers.haproxy.lexer import Line
+from mailproxy.importers.haproxy.reader import Section
 from mailproxy.importers.place import Word
+
+
+@frozen
+class Stored:
+    """A certificate of a ``crt-store`` section.
+
+    Attributes:
+        certificate: Its file.
+        key: The file of its key; empty if that is in the certificate's file.
+        authority: The ``acme`` section that issues it; empty for none.
+        domains: The names that it is issued for.
+    """
+
+    certificate: str
+    key: str
+    authority: str
+    domains: tuple[str, ...]
 
 
 @define
@@ -25,6 +43,8 @@ class Settings:
         log_tag: The line of the log's tag.
         spread_checks: The line with the share of jitter.
         resolve_intervals: The time after which the names of a resolvers section are asked again.
+        stored: The certificates of crt-store sections, as ``crt`` names them.
+        authorities: The acme sections by name.
     """
 
     ca_base: str = ""
@@ -38,3 +58,5 @@ class Settings:
     log_tag: Line | None = None
     spread_checks: Line | None = None
     resolve_intervals: dict[str, tuple[str, Line]] = field(factory=dict)
+    stored: dict[str, Stored] = field(factory=dict)
+    authorities: dict[str, Section] = field(factory=dict)

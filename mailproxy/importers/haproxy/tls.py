@@ -63,6 +63,10 @@ def _strict_sni(tls: Table, _context: Context, word: Word, _: Sequence[Word], _s
     tls.set("strict_sni", True, Origin(word.place))
 
 
+def _ktls(tls: Table, _context: Context, word: Word, arguments: Sequence[Word], _settings: Settings) -> None:
+    tls.set("ktls", arguments[0].text == "on", Origin(word.place))
+
+
 def _no_tickets(tls: Table, _context: Context, word: Word, _: Sequence[Word], _settings: Settings) -> None:
     tls.set("tickets", False, Origin(word.place))
 
@@ -162,9 +166,10 @@ CLIENT_TLS = Group[Handler]("TLS towards clients", (
     Directive(("crl-file",), "`client_crl`", _path("client_crl"), arguments=1),
     Directive(("alpn",), "`alpn`", _alpn, arguments=1),
     Directive(("strict-sni",), "`strict_sni`", _strict_sni),
+    Directive(("ktls",), "`ktls`", _ktls, arguments=1),
     Directive(("curves", "ecdhe"), "`curves`", _curves, arguments=1),
     note("prefer-client-ciphers", "no-alpn", "allow-0rtt", "generate-certificates", "crt-ignore-err-all", meaning="not here"),
-    note("npn", "ca-verify-file", "tls-ticket-keys", "ca-sign-file", "ca-sign-pass", "ktls", "sigalgs", "client-sigalgs",
+    note("npn", "ca-verify-file", "tls-ticket-keys", "ca-sign-file", "ca-sign-pass", "sigalgs", "client-sigalgs",
          meaning="not here", arguments=1),
     note("ocsp-update", meaning="not here: no OCSP stapling", arguments=1),
     loss("crt-ignore-err", "ca-ignore-err", meaning="not here: an invalid client certificate ends the handshake", arguments=1),

@@ -16,6 +16,7 @@ from mailproxy.importers.nginx.tls import server_tls
 from mailproxy.importers.place import VARIABLE_START, Origin
 from mailproxy.importers.times import duration, number
 
+_PORT = re.compile(r":([0-9]{1,5})$")
 _FAIL_TIMEOUT = "10s"  # nginx's defaults
 _CONNECT_TIMEOUT = "60s"
 _PROXY_TIMEOUT = "10m"
@@ -86,7 +87,7 @@ class Backends:
         row = Table(place=directive.place)
         row.set(
             "name",
-            settled_name(re.sub(r":\d+$", "", target.removeprefix("unix:").rpartition("/")[2]) or wanted),
+            settled_name(_host(target) or wanted),
             Origin(directive.place),
         )
         row.set(
@@ -158,7 +159,7 @@ class Backends:
             return None
         row = new_table(server)
         source = Origin(server.place)
-        host = re.sub(r":\d+$", "", words[0].removeprefix("unix:").rpartition("/")[2])
+        host = _host(words[0])
         name = unused_name(settled_name(host if VARIABLE_START not in host else "server"), names)
         names.add(name)
         row.set("name", name, source)
@@ -191,11 +192,13 @@ class Backends:
             ("proxy_timeout", "server", _PROXY_TIMEOUT),
         ):
             given = scope.duration(name)
-            timeouts.set(key, default if given is None else given[0], None if given is None else given[1])
+            # At the place of the block, as for the frontend: one cause is reported once.
+            value, source = (default, Origin(scope.block.place)) if given is None else given
+            timeouts.set(key, value, source)
         table.set("send_proxy", "none")
         if (header := scope.last("proxy_protocol")) is not None:
             table.set("send_proxy", {"on": "v1", "v2": "v2"}.get(header.arguments[0], "none"), header)
-        tls = server_tls(scope, re.sub(r":\d+$", "", target))
+        tls = server_tls(scope, _PORT.sub("", target))
         if tls is not None:
             table.keys["tls"] = tls
         if (local := scope.last("proxy_bind")) is not None and local.arguments[0] != "off":
@@ -211,6 +214,17 @@ class Backends:
         resolver = scope.last("resolver")
         if resolver is not None:
             set_resolver(table, resolver)
+
+
+def port_of(address: str) -> int | None:
+    """Return the port of a server's address; None if it has none."""
+    match = _PORT.search(address)
+    return None if match is None else int(match[1])
+
+
+def _host(address: str) -> str:
+    """Return the host of a server's address, or the name of its socket."""
+    return _PORT.sub("", address.removeprefix("unix:").rpartition("/")[2])
 
 
 def _passive_health(table: Table, limits: list[tuple[str, int]]) -> None:
@@ -232,7 +246,7 @@ def _local_address(table: Table, local: Directive, context: Context) -> None:
     elif "$" in words[0]:
         context.report.loss(local.place, local.name, f"{words[0]} is not here: left out")
     else:
-        table.set("source", re.sub(r":\d+$", "", words[0]).strip("[]"), local)
+        table.set("source", _PORT.sub("", words[0]).strip("[]"), local)
 
 
 def set_resolver(table: Table, resolver: Directive) -> None:

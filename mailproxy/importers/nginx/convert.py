@@ -14,7 +14,7 @@ from mailproxy.importers.nginx.maps import maps_of
 from mailproxy.importers.nginx.reader import Directive, Reader
 from mailproxy.importers.nginx.scope import Scope, account
 from mailproxy.importers.nginx.stream import Streams
-from mailproxy.importers.place import Origin, Place, Word
+from mailproxy.importers.place import Origin, Place
 from mailproxy.importers.times import duration, number
 
 _OF_STREAM = ("server", "upstream", "map", "geo", "limit_conn_zone")
@@ -58,8 +58,8 @@ def _main(top: Sequence[Directive]) -> Directive:
     place = top[0].place if top else Place("", 1, 1)
     rest = [each for each in top if each.name not in _OF_STREAM]
     if parts:
-        rest.append(Directive([Word("stream", parts[0].place)], parts))
-    return Directive([Word("", place)], rest)
+        rest.append(Directive("stream", [], parts[0].place, parts[0].last_line, parts))
+    return Directive("", [], place, place.line, rest)
 
 
 def _process(main: Directive, context: Context) -> None:
@@ -112,7 +112,6 @@ def _streams(streams: Sequence[Directive], main: Directive, context: Context) ->
     _report_unused_tls(streams, context)
     _report_unused_maps(maps.values(), context)
     _access_logs(streams, context)
-    _settle_protocols(context.draft)
 
 
 def _account_upstream(upstream: Directive, context: Context) -> None:
@@ -149,7 +148,7 @@ def _report_unused_maps(maps: Iterable[Directive], context: Context) -> None:
 
 def _access_logs(blocks: Sequence[Directive], context: Context) -> None:
     """Write the log targets of the stream and mail modules."""
-    rows: list[Table] = []
+    rows: dict[str, Table] = {}
     logs = [
         log
         for block in blocks
@@ -167,11 +166,10 @@ def _access_logs(blocks: Sequence[Directive], context: Context) -> None:
             to, facility, tag = _syslog(target)
         else:
             to, facility, tag = target, "", ""
-        if "$" in to or any(row.get("to") == to for row in rows):
-            if "$" in to:
-                context.report.loss(
-                    log.place, "access_log", f"{to}: a file by variables is not here: left out"
-                )
+        if "$" in to:
+            context.report.loss(log.place, "access_log", f"{to}: a file by variables is not here: left out")
+            continue
+        if to in rows:
             continue
         row = Table(place=log.place, comments=log.take_comments())
         row.set("to", to, Origin(log.place))
@@ -179,12 +177,17 @@ def _access_logs(blocks: Sequence[Directive], context: Context) -> None:
             row.set("facility", facility, Origin(log.place))
         if to.startswith("syslog:") and tag:
             row.set("tag", tag, Origin(log.place))
-        rows.append(row)
+        rows[to] = row
     log_table = context.draft.table("log")
-    if len(rows) == 1 and not log_table.keys:
-        log_table.keys, log_table.place, log_table.comments = rows[0].keys, rows[0].place, rows[0].comments
-    elif rows:
-        log_table.rows("targets").extend(rows)
+    targets = list(rows.values())
+    if len(targets) == 1 and not log_table.keys:
+        log_table.keys, log_table.place, log_table.comments = (
+            targets[0].keys,
+            targets[0].place,
+            targets[0].comments,
+        )
+    elif targets:
+        log_table.rows("targets").extend(targets)
 
 
 def _syslog(target: str) -> tuple[str, str, str]:
@@ -198,18 +201,3 @@ def _syslog(target: str) -> tuple[str, str, str]:
         given.get("facility", ""),
         given.get("tag", ""),
     )
-
-
-def _settle_protocols(draft: Table) -> None:
-    """Write the protocol of backends whose frontends have several."""
-    spoken: dict[str, set[str]] = {}
-    for frontend in draft.table("frontends").keys.values():
-        if isinstance(frontend, Table):
-            for row in [frontend, *frontend.rows("routes")]:
-                if isinstance(name := row.get("backend"), str):
-                    spoken.setdefault(name, set()).add(str(frontend.get("protocol")))
-    for name, protocols in spoken.items():
-        if len(protocols) > 1:
-            draft.table("backends").table(name).set(
-                "protocol", "smtp" if protocols == {"smtp", "submission"} else "tcp"
-            )

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from ipaddress import ip_address
 
 from attrs import define
 
+from mailproxy.address import TcpAddress
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table, new_table
 from mailproxy.importers.nginx.reader import Directive
-from mailproxy.importers.place import VARIABLE_START, Origin
+from mailproxy.importers.place import NO_COMMENTS, VARIABLE_START, Origin
 from mailproxy.importers.times import duration, number
 
+_PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _PORTS_MAX = 256
 _IGNORED = ("bind", "reuseport", "default_server", "default", "http2", "quic", "setfib", "deferred")
 _IGNORED_WITH_VALUE = ("rcvbuf", "sndbuf", "accept_filter", "multipath")
@@ -75,17 +76,14 @@ def _addresses(directive: Directive, context: Context) -> list[tuple[str, int | 
     host = host or "*"
     if host == "localhost":
         host = "127.0.0.1"
-    if host != "*" and VARIABLE_START not in host:
-        try:
-            ip_address(host.strip("[]"))
-        except ValueError:
-            context.report.loss(directive.place, "listen", f"{text}: a bind takes an IP address: left out")
-            return []
+    if host != "*" and VARIABLE_START not in host and not TcpAddress(host.strip("[]"), None).is_literal:
+        context.report.loss(directive.place, "listen", f"{text}: a bind takes an IP address: left out")
+        return []
     if host == "0.0.0.0":
         host = "*"
     if VARIABLE_START in ports:
         return [(f"{host}:{ports}", None)]
-    match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", ports)
+    match = _PORTS.fullmatch(ports)
     if match is None or not 0 <= int(match[2] or match[1]) - int(match[1]) < _PORTS_MAX:
         context.report.loss(directive.place, "listen", f"{text} has no port, or too many: left out")
         return []
@@ -126,21 +124,21 @@ def set_keepalive(row: Table, value: str, source: Origin) -> None:
 
 def join_families(listens: Sequence[Listen]) -> list[Listen]:
     """Return the binds with ``*:993`` and ``[::]:993`` as one bind that takes both families, where they are alike."""
-    joined = list(listens)
+    twins = {listen.address: listen for listen in reversed(listens)}
+    rest: list[Listen] = []
     for listen in listens:
-        if not listen.address.startswith("*:") or listen.port is None:
+        host, _, port = listen.address.rpartition(":")
+        twin = twins.get(f"[::]:{port}") if host == "*" else None
+        if twin is None or not _is_alike(listen, twin):
+            rest.append(listen)
             continue
-        twin = next((each for each in joined if each.address == f"[::]:{listen.port}"), None)
-        if twin is None or (twin.is_tls, twin.takes_header) != (listen.is_tls, listen.takes_header):
-            continue
-        own = {key: item for key, item in listen.row.keys.items() if key != "address"}
-        other = {key: item for key, item in twin.row.keys.items() if key not in ("address", "v6only")}
-        if own == other:
-            twin.row.keys.pop("v6only", None)
-            twin.row.comments = (
-                listen.row.comments
-                if listen.row.comments.above or listen.row.comments.beside
-                else twin.row.comments
-            )
-            joined.remove(listen)
-    return joined
+        twin.row.keys.pop("v6only", None)
+        if listen.row.comments != NO_COMMENTS:
+            twin.row.comments = listen.row.comments
+    return rest
+
+
+def _is_alike(listen: Listen, twin: Listen) -> bool:
+    own = {key: item for key, item in listen.row.keys.items() if key != "address"}
+    other = {key: item for key, item in twin.row.keys.items() if key not in ("address", "v6only")}
+    return (twin.is_tls, twin.takes_header, other) == (listen.is_tls, listen.takes_header, own)

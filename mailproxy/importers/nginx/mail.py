@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mailproxy.config import model
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import new_table
-from mailproxy.importers.models import key_of, supports
 from mailproxy.importers.names import name_of_port, unused_name
 from mailproxy.importers.nginx.reader import Directive
 from mailproxy.importers.nginx.scope import Scope
@@ -81,16 +79,12 @@ def _starttls(scope: Scope, name: str) -> None:
     for row in frontend.rows("bind"):
         if "mode" not in row:
             row.set("mode", "starttls", switch)
-            if key_of(model.Bind, "starttls_required") is not None:
-                row.set("starttls_required", switch.arguments[0] == "only", Origin(switch.place))
+            row.set("starttls_required", switch.arguments[0] == "only", Origin(switch.place))
     if "tls" not in frontend:
         frontend.keys["tls"] = client_tls(scope)
-    if key_of(model.FrontendTimeouts, "negotiation") is not None and supports(model.Bind, "mode", "starttls"):
-        frontend.table("timeouts").set(
-            "negotiation",
-            _TIMEOUT if timeout is None else timeout[0],
-            None if timeout is None else timeout[1],
-        )
+    frontend.table("timeouts").set(
+        "negotiation", _TIMEOUT if timeout is None else timeout[0], None if timeout is None else timeout[1]
+    )
 
 
 def _dialogue(scope: Scope, name: str, protocol: str) -> None:
@@ -105,10 +99,7 @@ def _dialogue(scope: Scope, name: str, protocol: str) -> None:
         frontend.set("max_errors", errors[0], errors[1])
     directive = scope.last(f"{'smtp' if protocol == 'submission' else protocol}_capabilities")
     if directive is not None:
-        if (
-            any(row.get("mode") == "starttls" for row in frontend.rows("bind"))
-            and key_of(model.Frontend, "capabilities") is not None
-        ):
+        if any(row.get("mode") == "starttls" for row in frontend.rows("bind")):
             frontend.set("capabilities", list(directive.arguments), directive)
         else:
             scope.context.report.note(

@@ -12,15 +12,28 @@ from attrs import define, field
 from mailproxy.errors import ConfigError
 from mailproxy.importers.context import Context
 from mailproxy.importers.files import FILES_MAX, read_text, refusal, refuse
-from mailproxy.importers.place import NO_COMMENTS, Comments, Place, Word, variable
+from mailproxy.importers.place import NO_COMMENTS, Comments, Place, variable
 
 DEPTH_MAX = 32  # blocks inside each other
 _INCLUDE_DEPTH_MAX = 16
 
-_SPACES = " \t\r\f\v"
-_SPACE = re.compile(f"[{_SPACES}]+")
-_BARE = re.compile(r"(?:\$\{[^}\n]*\}|\\.|[^\s;{}\\])+", re.DOTALL)
+# Possessive quantifiers (*+): a quote that is not closed must not be searched for again and again.
+_TOKEN = re.compile(
+    r"""[ \t\r\f\v]*+(?:
+        (?P<newline>\n)
+        | (?P<mark>[;{}])
+        | \#(?P<comment>[^\n]*)
+        | (?P<quoted>"[^"\\]*+(?:\\.[^"\\]*+)*+" | '[^'\\]*+(?:\\.[^'\\]*+)*+')
+        | (?P<unclosed>["'])
+        | (?P<word>(?:[^\s;{}\\$]++|\$\{[^}\n]*\}|\\.|\$)+)
+        | (?P<end>\Z)
+        | (?P<other>.)  # a backslash at the end of the file
+    )""",
+    re.DOTALL | re.VERBOSE,
+)
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "'": "'", "\\": "\\"}
+_ESCAPE_IN_QUOTES = re.compile(r"""\\([nrt"'\\])""")
+_ESCAPE = re.compile(r"""\\([ ;{}'"\\#])""")
 _TEMPLATE = re.compile(r"\{\{|\{%|<%")
 _ENVIRONMENT = re.compile(r"\$\{([A-Z][A-Z0-9_]*)\}")
 
@@ -30,30 +43,21 @@ class Directive:
     """A directive, with the ones in its block.
 
     Attributes:
-        words: Its name and arguments.
+        name: Its name.
+        arguments: Its arguments as text.
+        place: Where it begins.
+        last_line: The line of its last argument.
         block: The directives in its block; None if it has none.
         comments: Its comments that have not been carried over yet.
     """
 
-    words: list[Word]
+    name: str
+    arguments: Sequence[str]
+    place: Place
+    last_line: int
     block: list[Directive] | None = None
     comments: Comments = field(default=NO_COMMENTS)
     _by_name: dict[str, list[Directive]] | None = field(default=None, init=False, eq=False, repr=False)
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return self.words[0].text
-
-    @property
-    def place(self) -> Place:
-        """Where it begins."""
-        return self.words[0].place
-
-    @property
-    def arguments(self) -> list[str]:
-        """Its arguments as text."""
-        return [word.text for word in self.words[1:]]
 
     def take_comments(self) -> Comments:
         """Return the comments at the first call, and none afterwards."""
@@ -78,71 +82,42 @@ class Directive:
         return [each for each in self.block or () if each.name in names]
 
 
-@define
-class _Token:
-    kind: str  # word, ";", "{", "}", comment, blank (an empty line), end
-    word: Word
+_Token = tuple[str, str, int, int]  # the kind, the text, the line, and the column
 
 
-class _Tokens:
-    """The tokens of a text."""
+def _tokens(text: str, file: str) -> Iterator[_Token]:
+    """Yield the tokens of a text: ``word``, ``;``, ``{``, ``}``, ``comment``, ``blank`` for an empty line, ``end``."""
+    line, start, is_blank = 1, 0, True
+    for match in _TOKEN.finditer(text):
+        kind = match.lastgroup or ""
+        at, value = match.start(kind), match[kind]
+        if kind == "newline":
+            if is_blank:
+                yield "blank", "", line, at - start + 1
+            line, start, is_blank = line + 1, at + 1, True
+            continue
+        is_blank = False
+        if kind == "mark":
+            yield value, value, line, at - start + 1
+        elif kind == "comment":
+            yield kind, value.strip(), line, at - start
+        elif kind == "end":
+            yield kind, "", line, at - start + 1
+        elif kind == "unclosed":
+            raise refusal(Place(file, line, at - start + 1), f"the quote {value} is not closed")
+        else:
+            yield "word", _with_environment(_without_escapes(value, kind)), line, at - start + 1
+            if "\n" in value:
+                line += value.count("\n")
+                start = at + value.rindex("\n") + 1
 
-    def __init__(self, text: str, file: str) -> None:
-        self._text = text
-        self._file = file
 
-    def __iter__(self) -> Iterator[_Token]:
-        at, line, start = 0, 1, 0
-        text = self._text
-        while at < len(text):
-            char = text[at]
-            if char in _SPACES and (space := _SPACE.match(text, at)) is not None:
-                at = space.end()
-                continue
-            if char == "\n":
-                if not text[start:at].strip():
-                    yield _Token("blank", Word("", Place(self._file, line, at - start + 1)))
-                at += 1
-                line, start = line + 1, at
-                continue
-            place = Place(self._file, line, at - start + 1)
-            if char in ";{}":
-                yield _Token(char, Word(char, place))
-                at += 1
-            elif char == "#":
-                end = text.find("\n", at)
-                end = len(text) if end < 0 else end
-                yield _Token("comment", Word(text[at + 1 : end].strip(), place))
-                at = end
-            else:
-                end, value = self._quoted(at, place) if char in "\"'" else self._bare(at)
-                yield _Token("word", Word(_with_environment(value), place, char in "\"'"))
-                line += text.count("\n", at, end)
-                start = text.rfind("\n", 0, end) + 1 if "\n" in text[at:end] else start
-                at = end
-        yield _Token("end", Word("", Place(self._file, line, at - start + 1)))
-
-    def _quoted(self, at: int, place: Place) -> tuple[int, str]:
-        quote, position = self._text[at], at + 1
-        parts: list[str] = []
-        while position < len(self._text):
-            char = self._text[position]
-            if char == quote:
-                return position + 1, "".join(parts)
-            if char == "\\" and self._text[position + 1 : position + 2] in _ESCAPES:
-                parts.append(_ESCAPES[self._text[position + 1]])
-                position += 2
-            else:
-                parts.append(char)
-                position += 1
-        raise refusal(place, f"the quote {quote} is not closed")
-
-    def _bare(self, at: int) -> tuple[int, str]:
-        match = _BARE.match(self._text, at)
-        if match is None:  # a backslash at the end of the file
-            return at + 1, self._text[at]
-        word = match[0]
-        return match.end(), re.sub(r"\\([ ;{}'\"\\#])", r"\1", word) if "\\" in word else word
+def _without_escapes(word: str, kind: str) -> str:
+    """Return what a word means, without its quotes and backslashes."""
+    if kind == "quoted":
+        inside = word[1:-1]
+        return _ESCAPE_IN_QUOTES.sub(lambda match: _ESCAPES[match[1]], inside) if "\\" in inside else inside
+    return _ESCAPE.sub(r"\1", word) if "\\" in word else word
 
 
 def _with_environment(text: str) -> str:
@@ -179,53 +154,56 @@ class Reader:
                 lambda match: f"template-{re.sub('[^A-Za-z0-9]+', '-', match[1])}",
                 text,
             )
-        tokens = list(_Tokens(text, file))
-        directives, _ = self._block(tokens, 0, None, 0)
+        directives = self._block(_tokens(text, file), file, None, 0)
         self._open.pop()
         return directives
 
     def _block(
-        self, tokens: Sequence[_Token], at: int, opened: Place | None, depth: int
-    ) -> tuple[list[Directive], int]:
+        self, tokens: Iterator[_Token], file: str, opened: Place | None, depth: int
+    ) -> list[Directive]:
+        """Return the directives up to the end of a block, or of the file."""
         directives: list[Directive] = []
-        words: list[Word] = []
+        words: list[str] = []
         above: list[str] = []
+        place, last_line = Place(file, 1, 1), 1
         if depth > DEPTH_MAX:
-            refuse(tokens[at].word.place, f"blocks are nested deeper than {DEPTH_MAX}")
-        while True:
-            token = tokens[at]
-            at += 1
-            place = token.word.place
-            if token.kind == "word":
-                words.append(token.word)
-            elif token.kind == "comment":
+            refuse(opened or place, f"blocks are nested deeper than {DEPTH_MAX}")
+        for kind, text, line, column in tokens:
+            if kind == "word":
                 if not words:
-                    _add_comment(token, directives, above)
-            elif token.kind == "blank":
+                    place = Place(file, line, column)
+                words.append(text)
+                last_line = line
+            elif kind == "comment":
+                if not words:
+                    _add_comment(text, file, line, directives, above)
+            elif kind == "blank":
                 above = []
-            elif token.kind in (";", "{") and not words:
-                refuse(place, f"there is a {token.kind} without a directive")
-            elif token.kind == ";":
-                directives += self._finish(Directive(words, comments=Comments(tuple(above))))
+            elif kind in (";", "{"):
+                if not words:
+                    refuse(Place(file, line, column), f"there is a {kind} without a directive")
+                comments = Comments(tuple(above)) if above else NO_COMMENTS
+                directive = Directive(words[0], words[1:], place, last_line, comments=comments)
                 words, above = [], []
-            elif token.kind == "{":
-                directive = Directive(words, comments=Comments(tuple(above)))
-                words, above = [], []
-                directive.block, at = self._block(tokens, at, directive.place, depth + 1)
-                directives.append(directive)
+                if kind == "{":
+                    directive.block = self._block(tokens, file, place, depth + 1)
+                    directives.append(directive)
+                else:
+                    directives += self._finish(directive)
             elif words:
-                refuse(words[0].place, f"{words[0].text} has no ; at its end")
-            elif token.kind == "}":
+                refuse(place, f"{words[0]} has no ; at its end")
+            elif kind == "}":
                 if opened is None:
-                    refuse(place, "there is a } without a block")
-                return directives, at
+                    refuse(Place(file, line, column), "there is a } without a block")
+                break
+            elif opened is not None:
+                refuse(opened, "the block is not closed")
             else:
-                if opened is not None:
-                    refuse(opened, "the block is not closed")
-                return directives, at
+                break
+        return directives
 
     def _finish(self, directive: Directive) -> list[Directive]:
-        if directive.name != "include" or len(directive.words) != 2:
+        if directive.name != "include" or len(directive.arguments) != 1:
             return [directive]
         self._context.register(directive.place, "include")
         self._context.settle(directive.place)
@@ -260,15 +238,10 @@ class Reader:
         return self.read(text, str(file))
 
 
-def _add_comment(token: _Token, directives: list[Directive], above: list[str]) -> None:
+def _add_comment(text: str, file: str, line: int, directives: list[Directive], above: list[str]) -> None:
     """Give a comment to the directive that ends in the same line, else to the next one."""
     last = directives[-1] if directives else None
-    if (
-        last is not None
-        and last.words[-1].place.line == token.word.place.line
-        and last.place.file == token.word.place.file
-        and not above
-    ):
-        last.comments = Comments(last.comments.above, token.word.text)
+    if last is not None and last.last_line == line and last.place.file == file and not above:
+        last.comments = Comments(last.comments.above, text)
     else:
-        above.append(token.word.text)
+        above.append(text)

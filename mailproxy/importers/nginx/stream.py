@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
 
@@ -11,7 +10,7 @@ from attrs import define, field
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table, new_table
 from mailproxy.importers.names import name_of_port, unused_name
-from mailproxy.importers.nginx.backends import Backends
+from mailproxy.importers.nginx.backends import Backends, port_of
 from mailproxy.importers.nginx.listen import Listen, join_families, read_listen
 from mailproxy.importers.nginx.maps import read_map
 from mailproxy.importers.nginx.reader import Directive
@@ -19,6 +18,7 @@ from mailproxy.importers.nginx.scope import Scope
 from mailproxy.importers.nginx.tls import client_tls
 from mailproxy.importers.place import Origin
 from mailproxy.importers.ports import guess_protocol, speaks_clear
+from mailproxy.importers.times import number
 
 _PROXY_TIMEOUT = "10m"  # nginx's default
 EVERYBODY = ["0.0.0.0/0", "::/0"]
@@ -32,6 +32,8 @@ class Streams:
         maps: Map and geo blocks by their variable.
         zones: The keys of limit_conn zones by name.
         frontends: The frontends so far, by the addresses of their binds.
+        certificates: The names of the certificate files of frontends with several server blocks, by the identity of
+            the frontend's table.
     """
 
     context: Context
@@ -39,6 +41,7 @@ class Streams:
     maps: Mapping[str, Directive]
     zones: Mapping[str, str]
     frontends: dict[str, Table] = field(factory=dict)
+    certificates: dict[int, set[object]] = field(factory=dict)
 
     def translate(self, block: Directive, around: Sequence[Directive]) -> None:
         """Translate a server block."""
@@ -111,21 +114,17 @@ class Streams:
         ):
             if (value := scope.duration(directive)) is not None:
                 timeouts.set(key, value[0], value[1])
-        behind = re.search(r":(\d+)$", target.arguments[0])
+        behind = port_of(target.arguments[0])
         frontend.set(
             "protocol",
-            guess_protocol(ports, [int(behind[1])] if behind else self._ports_of(target.arguments[0]), name),
+            guess_protocol(ports, self._ports_of(target.arguments[0]) if behind is None else [behind], name),
         )
         limits_of(frontend, scope, self.zones)
 
     def _ports_of(self, target: str) -> list[int | None]:
         upstream = self.backends.upstreams.get(target)
         servers = upstream.children("server") if upstream is not None else []
-        return [
-            int(match[1])
-            for server in servers
-            if server.arguments and (match := re.search(r":(\d+)$", server.arguments[0]))
-        ]
+        return [port_of(server.arguments[0]) for server in servers if server.arguments]
 
     def _routes(self, frontend: Table, scope: Scope, target: Directive, name: str, *, is_new: bool) -> None:
         """Write where sessions go: one backend, or routes by a map, server names and access rules."""
@@ -161,21 +160,32 @@ class Streams:
 
     def _join_certificates(self, frontend: Table, scope: Scope) -> None:
         own = client_tls(scope).keys.get("certificates")
-        if isinstance(own, list):
-            known = frontend.table("tls").rows("certificates")
-            known += [row for row in own if row not in known]
+        if not isinstance(own, list):
+            return
+        rows = frontend.table("tls").rows("certificates")
+        known = self.certificates.get(id(frontend))
+        if known is None:
+            self.certificates[id(frontend)] = known = {_files(row) for row in rows}
+        for row in own:
+            if _files(row) not in known:
+                known.add(_files(row))
+                rows.append(row)
 
     def _wait_for_hello(self, frontend: Table, target: Directive) -> None:
         for row in frontend.rows("bind"):
             if "mode" not in row:
                 row.set("mode", "passthrough", Origin(target.place))
-            match = re.search(r":(\d+)$", str(row.get("address")))
-            if match is not None and speaks_clear(int(match[1])) and row.get("mode") == "passthrough":
+            port = port_of(str(row.get("address")))
+            if speaks_clear(port) and row.get("mode") == "passthrough":
                 self.context.report.advise(
                     target.place,
                     "proxy_pass",
-                    f"port {match[1]} speaks clear text first, so no ClientHello ever comes and no client gets through: give it no routes by name",
+                    f"port {port} speaks clear text first, so no ClientHello ever comes and no client gets through: give it no routes by name",
                 )
+
+
+def _files(certificate: Table) -> tuple[object, object]:
+    return certificate.get("certificate"), certificate.get("key")
 
 
 def read_listens(scope: Scope) -> list[Listen]:
@@ -231,10 +241,11 @@ def limits_of(frontend: Table, scope: Scope, zones: Mapping[str, str]) -> None:
     for limit in scope.all("limit_conn"):
         words = limit.arguments
         key = zones.get(words[0], "") if words else ""
-        if len(words) == 2 and words[1].isdecimal() and key in ("$binary_remote_addr", "$remote_addr"):
-            frontend.set("max_sessions_per_client", int(words[1]), limit)
-        elif len(words) == 2 and words[1].isdecimal() and key.startswith("$server_"):
-            frontend.set("max_sessions", int(words[1]), limit)
+        count = number(words[1]) if len(words) == 2 else None
+        if count is not None and key in ("$binary_remote_addr", "$remote_addr"):
+            frontend.set("max_sessions_per_client", count, limit)
+        elif count is not None and key.startswith("$server_"):
+            frontend.set("max_sessions", count, limit)
         else:
             scope.context.report.loss(
                 limit.place, "limit_conn", f"a limit by {key or 'this zone'} is not here: left out"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mailproxy.importers.complete import CERTIFICATES
+from mailproxy.importers.complete import CERTIFICATES, HMAC_FILE
 from mailproxy.importers.context import Context
 from mailproxy.importers.draft import Table
-from mailproxy.importers.models import HAS_TLS13_SUITES, has_acme
+from mailproxy.importers.models import HAS_TLS13_SUITES
 from mailproxy.importers.names import settled_name
 from mailproxy.importers.node import Node
 from mailproxy.importers.place import Origin
@@ -20,6 +20,7 @@ _CLIENT_AUTH = {
     "RequireAndVerifyClientCert": "required",
 }
 _KEY_TYPES = {"EC256": "ecdsa-p256", "EC384": "ecdsa-p384", "RSA2048": "rsa-2048", "RSA4096": "rsa-4096"}
+_STORAGE = "/var/lib/mailproxy/acme"
 _CHALLENGES = {"tlsChallenge": "tls-alpn-01", "httpChallenge": "http-01", "dnsChallenge": "dns-01"}
 
 
@@ -111,10 +112,9 @@ def _obtained(table: Table, resolver: Node, names: list[str], root: Node, contex
     """Let mailproxy obtain the certificates; return False if it cannot."""
     authority = pick(entries(root, "certificatesResolvers").get(resolver.text), "acme")
     wildcards = [name for name in names if name.startswith("*.")]
-    if authority is None or not has_acme() or not names or wildcards:
+    if authority is None or not names or wildcards:
         why = (
             "there is no such resolver in these files" if authority is None
-            else "this version obtains no certificates" if not has_acme()
             else "no rule says which names they are for" if not names
             else 'wildcards need challenge = "dns-01" with a program of yours'
         )  # fmt: skip
@@ -129,13 +129,16 @@ def _obtained(table: Table, resolver: Node, names: list[str], root: Node, contex
     name = settled_name(resolver.text)
     table.set("acme", name, resolver)
     table.set("names", list(dict.fromkeys(names)), resolver)
-    _authority(context.draft.table("acme").table(name), authority, context)
+    authorities = context.draft.table("acme")
+    if name not in authorities:
+        storage = f"{_STORAGE}-{name}" if authorities.keys else _STORAGE
+        _authority(authorities.table(name), authority, storage, context)
     fact = "Traefik obtains the certificates: so does mailproxy, with terms_agreed = true"
     context.report.note(resolver.place, "certResolver", fact)
     return True
 
 
-def _authority(table: Table, authority: Node, context: Context) -> None:
+def _authority(table: Table, authority: Node, storage: str, context: Context) -> None:
     table.place = authority.place
     for key, own in (("caServer", "directory"), ("email", "contact"), ("keyType", "keys")):
         if (node := pick(authority, key)) is None or not node.text:
@@ -157,6 +160,12 @@ def _authority(table: Table, authority: Node, context: Context) -> None:
                 challenge.place, key, 'give challenge = "dns-01" and a program: http-01 is written'
             )
         table.set_default("challenge", "http-01" if own == "dns-01" else own, challenge)
-    table.set("storage", "/var/lib/mailproxy/acme")
+    if (key_id := pick(authority, "eab", "kid")) is not None:
+        table.table("eab").set("key_id", key_id.text, key_id)
+        table.table("eab").set("hmac_file", HMAC_FILE, Origin(key_id.place))
+    if (hmac := pick(authority, "eab", "hmacEncoded")) is not None:
+        fact = f"is read from a file: put its value, in base64url, into {HMAC_FILE}"
+        context.report.loss(hmac.place, "hmacEncoded", fact)
+    table.set("storage", storage)
     if (file := pick(authority, "storage")) is not None:
-        context.report.note(file.place, "storage", "mailproxy keeps a folder: /var/lib/mailproxy/acme")
+        context.report.note(file.place, "storage", f"mailproxy keeps a folder: {storage}")

@@ -19,6 +19,7 @@ socket.
 Without epoll, ``TrioPoller`` does the same with trio's own waits. It does not notice a client that closes.
 
 Modules, in reading order:
+    timers: Calls at a time of trio's clock.
     events: Events of epoll, and the protocols of what gets them.
     watch: Watches of sockets.
     io_wait: The wait in place of trio's own.

@@ -13,6 +13,7 @@ import trio
 from mailproxy.errors import ProxyError
 from mailproxy.net.poller import io_wait
 from mailproxy.net.poller.events import ET, IN, READING, Deferred, EventHandler
+from mailproxy.net.poller.timers import Timers
 from mailproxy.net.poller.watch import EpollWatch, ListenerWatch, Watch
 
 _EVENTS_PER_POLL = 256
@@ -33,6 +34,7 @@ class Poller:
         now: Trio's clock when the last events arrived, in seconds.
         turns: Turns so far that had something to do.
         is_trio_ready: Whether the last ``wait`` has seen that trio's descriptor is ready.
+        timers: Their ``serve`` must be running as well.
         clock: Reads trio's clock. Faster than ``trio.current_time`` while ``serve`` runs.
     """
 
@@ -57,6 +59,7 @@ class Poller:
         self.is_trio_ready = False
         self.now = 0.0
         self.turns = 0
+        self.timers = Timers(self.end_turn)
         self.clock = trio.current_time
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

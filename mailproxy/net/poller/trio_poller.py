@@ -9,6 +9,7 @@ import trio
 
 from mailproxy.net.poller.events import READING
 from mailproxy.net.poller.poller import Poller
+from mailproxy.net.poller.timers import Timers
 from mailproxy.net.poller.watch import TrioWatch, Watch
 
 
@@ -17,6 +18,9 @@ class TrioPoller:
 
     clock = staticmethod(trio.current_time)
     turns = 0
+
+    def __init__(self) -> None:
+        self.timers = Timers()
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Return at once: there is nothing to serve."""

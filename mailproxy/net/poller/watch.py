@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
 import trio
 
 from mailproxy.net.poller.events import ERR, GONE, IN, OUT
+from mailproxy.net.poller.timers import Timers
 
 
 class Watch(Protocol):
@@ -23,22 +25,30 @@ class Watch(Protocol):
     pending_events: int
     on_hangup: Callable[[int], None] | None
 
-    async def readable(self) -> int:
+    async def readable(self, deadline: float = math.inf) -> int:
         """Wait for the next report, after a read found nothing.
+
+        Args:
+            deadline: In trio's clock. A timer costs a tenth of a cancel scope.
 
         Returns:
             The noted events.
+
+        Raises:
+            trio.TooSlowError: After the deadline.
 
         Cancellation:
             The watch stays registered and can be waited at again.
         """
 
-    async def writable(self) -> int:
+    async def writable(self, deadline: float = math.inf) -> int:
         """Wait until a write, or connect(2), may make progress; otherwise like ``readable``."""
 
 
 class WatchPoller(Protocol):
     """What a watch uses of its poller."""
+
+    timers: Timers
 
     def rearm(self, fd: int, events: int) -> None: ...
     def wake(self, task: trio.lowlevel.Task) -> None: ...
@@ -68,17 +78,33 @@ class EpollWatch:
         if task is not None:
             self._poller.wake(task)
 
-    async def writable(self) -> int:
+    async def writable(self, deadline: float = math.inf) -> int:
         if not self._armed_events & OUT:
             self._armed_events |= OUT
             self._poller.rearm(self.fd, self._armed_events)
-        return await self.readable()
+        return await self.readable(deadline)
 
-    async def readable(self) -> int:
+    async def readable(self, deadline: float = math.inf) -> int:
         self.pending_events &= GONE  # epoll reports these once, and they stay true
         self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
+        if deadline == math.inf:
+            await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
+            return self.pending_events
+        is_late = False
+        timer = self._poller.timers.add(deadline, self)
+        try:
+            await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
+        finally:
+            is_late = not self._poller.timers.remove(timer)
+        if is_late:
+            raise trio.TooSlowError
         return self.pending_events
+
+    def on_deadline(self, now: float) -> None:  # noqa: ARG002 - called by the timers
+        """Wake the task that waits."""
+        task, self._task = self._task, None
+        if task is not None:
+            self._poller.wake(task)
 
     def _abort_wait(self, _: object) -> trio.lowlevel.Abort:
         self._task = None
@@ -104,10 +130,12 @@ class TrioWatch:
         self.pending_events = 0
         self.on_hangup: Callable[[int], None] | None = None
 
-    async def readable(self) -> int:
-        await trio.lowlevel.wait_readable(self.fd)
+    async def readable(self, deadline: float = math.inf) -> int:
+        with trio.fail_at(deadline):
+            await trio.lowlevel.wait_readable(self.fd)
         return IN
 
-    async def writable(self) -> int:
-        await trio.lowlevel.wait_writable(self.fd)
+    async def writable(self, deadline: float = math.inf) -> int:
+        with trio.fail_at(deadline):
+            await trio.lowlevel.wait_writable(self.fd)
         return ERR  # trio does not say whether there was an error: the caller has to ask the socket

@@ -5,7 +5,6 @@ Modules, in reading order:
     transfer: receiving, sending and closing at one side, in clear or under TLS.
     portable: the portable relay. Two tasks for each session, easy to read.
     engine: the engine. One task for all sessions, and how that works.
-    deadlines: the deadlines of its sessions.
     flow_state, flow: one direction of a session in the engine, the hot path.
     pipes: pipes for splice(2).
 """

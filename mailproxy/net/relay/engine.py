@@ -1,6 +1,6 @@
 """The engine: relays all sessions of a loop without a task, in calls of the poller.
 
-The task of a session sleeps until the session ends. One more task sleeps until the deadline of a session.
+The task of a session sleeps until the session ends. Deadlines are timers of the poller.
 
 Each direction of a session is a ``Flow``. The poller reports what happens at the flow's source, and the flow
 of the opposite direction what happens at its sink, in plain calls. A message costs no task switch, no nursery
@@ -17,7 +17,7 @@ Back-pressure. What the sink does not take is kept (``pending``, or in a pipe), 
 until the sink takes it. TCP then slows the sender down. Only then is epoll asked to report room at the sink:
 a socket that never was full is never reported as writable.
 
-Bulk. A read that fills the buffer is part of a bulk transfer. If both sides are clear, splice(2) moves the
+Bulk. A read that fills the buffer is part of a bulk transfer. If both sides are clear (or the kernel encrypts for the sink), splice(2) moves the
 rest through a pipe: the kernel moves pages, and no byte is copied into this process. The pipe is borrowed for
 the transfer.
 
@@ -36,7 +36,6 @@ delivers the final data. Then the session's task is woken.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import trio
@@ -44,7 +43,6 @@ from attrs import define, field
 
 from mailproxy.log.end_reasons import EndReason
 from mailproxy.net.poller import Poller
-from mailproxy.net.relay.deadlines import Deadlines
 from mailproxy.net.relay.flow import BUFFER_BYTES, Flow
 from mailproxy.net.relay.pipes import Pipes
 from mailproxy.net.relay.transfer import SideAbortedError, discard_input
@@ -58,7 +56,7 @@ class Engine:
     """Relays the sessions of one trio loop.
 
     Attributes:
-        poller: Reports the sockets' events. Its ``serve`` must be running.
+        poller: Reports the sockets' events. Its ``serve`` and that of its timers must be running.
         buffer: Shared by all sessions: a flow fills and empties it within one call.
         pipes: Lent to flows for bulk transfers.
     """
@@ -67,13 +65,10 @@ class Engine:
         self.poller = poller
         self.buffer = memoryview(bytearray(BUFFER_BYTES))
         self.pipes = Pipes()
-        self._deadlines: Deadlines[_Session] = Deadlines()
         self._deadline_updates: list[_Session] = []
-        self._next_updates = math.inf  # when these are made
-        self._sleep = trio.CancelScope()  # of ``serve``, until something is due
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep idle pipes, and end sessions whose deadline has passed, until cancelled.
+        """Keep idle pipes until cancelled.
 
         Closes:
             The idle pipes. ``serve`` may be started again.
@@ -81,36 +76,19 @@ class Engine:
         try:
             self.pipes.reopen()  # a failure of this task may have closed them
             task_status.started()
-            while True:
-                now = trio.current_time()
-                if self._next_updates <= now:
-                    self._next_updates = math.inf
-                    while self._deadline_updates:
-                        self._deadline_updates.pop().update_deadline()
-                for session in self._deadlines.take_due(now):
-                    session.on_deadline(now)
-                with trio.CancelScope(deadline=min(self._next_updates, self._deadlines.next)) as self._sleep:
-                    await trio.sleep_forever()
+            await trio.sleep_forever()
         finally:
             self.pipes.close()
 
-    def _wake_at(self, time: float) -> None:
-        """Have ``serve`` look at what is due at this time, if not before."""
-        if time < self._sleep.deadline:
-            self._sleep.deadline = time
-            self.poller.end_turn()
-
     def set_deadline(self, session: _Session) -> None:
         """Set or replace the deadline of a session, after which it may be over."""
-        deadline = min(session.tunnel.deadlines())
         self.remove_deadline(session)
-        session.deadline = self._deadlines.add(deadline, session)
-        self._wake_at(deadline)
+        session.timer = self.poller.timers.add(min(session.tunnel.deadlines()), session)
 
     def remove_deadline(self, session: _Session) -> None:
         """Remove the deadline of a session, if it has one."""
-        if session.deadline is not None:
-            self._deadlines.remove(session.deadline)
+        if session.timer is not None:
+            self.poller.timers.remove(session.timer)
 
     def schedule_deadline_update(self, session: _Session) -> None:
         """Compute the session's deadline again in a moment.
@@ -119,9 +97,13 @@ class Engine:
         loop run.
         """
         if not self._deadline_updates:
-            self._next_updates = self.poller.now + _DEADLINE_UPDATE_DELAY_S
-            self._wake_at(self._next_updates)
+            self.poller.timers.add(self.poller.now + _DEADLINE_UPDATE_DELAY_S, self)
         self._deadline_updates.append(session)
+
+    def on_deadline(self, now: float) -> None:  # noqa: ARG002 - called by the timers
+        """Compute the deadlines that are scheduled for it."""
+        while self._deadline_updates:
+            self._deadline_updates.pop().update_deadline()
 
     async def run(self, tunnel: Tunnel) -> EndReason:
         """Relay until both sides have closed, one fails, or one is idle for too long.
@@ -167,7 +149,7 @@ class _Session:
         task: The task in ``Engine.run``, while it waits for the end.
         end: The end reason, once the session is over.
         fault: An exception that is a fault of mailproxy; the task raises it.
-        deadline: Its entry in the engine's deadlines, once it has one.
+        timer: That of its deadline, once it has one.
     """
 
     engine: Engine
@@ -177,7 +159,7 @@ class _Session:
     task: trio.lowlevel.Task | None = None
     end: EndReason | None = None
     fault: Exception | None = None
-    deadline: list[Any] | None = None
+    timer: list[Any] | None = None
     deadline_update_pending: bool = False
 
     def __attrs_post_init__(self) -> None:

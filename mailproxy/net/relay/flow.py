@@ -234,7 +234,11 @@ class Flow(FlowState):
                 return
             if is_drained:
                 return
-            if count == BUFFER_BYTES and not (source.is_tls or sink.is_tls or self.session.tunnel.gate):
+            if (
+                count == BUFFER_BYTES
+                and sink.takes_splice
+                and not (source.is_tls or self.session.tunnel.gate)
+            ):
                 self._splice()
                 return
         self._defer()
@@ -315,7 +319,7 @@ class Flow(FlowState):
         return count
 
     def _splice(self) -> None:
-        """Move a pipe full by splice(2), and defer the rest. Both sides are clear."""
+        """Move a pipe full by splice(2), and defer the rest. The source is clear, and the sink takes it."""
         pipe = self.pipe or self.session.engine.pipes.borrow()
         self.is_bulk = pipe is not None
         if pipe is None:
@@ -427,7 +431,7 @@ class Flow(FlowState):
     def _forward_eof(self) -> None:
         """Close the sink for writing, as far as it has room for the close_notify."""
         reverse, session = self.reverse, self.session
-        before = len(self.pending_close_notify)
+        before = self.pending_close_notify
         is_last = reverse.is_finished
         try:
             # With both directions done, the session closes the sockets now. That sends the FIN and saves a
@@ -438,7 +442,7 @@ class Flow(FlowState):
             # A side that has closed its own direction may go without waiting for the answer.
             if not reverse.eof:
                 raise
-        if len(self.pending_close_notify) < before:
+        if before and len(self.pending_close_notify) < len(before):
             self.sink.last_activity = session.engine.poller.now
         if self.is_blocked:
             self._on_blocked()

@@ -54,7 +54,7 @@ class FlowState(Direction):
     * ``read_wants_write``: not blocked, under TLS at the source. TLS has to write there before it can read,
       so ``wants_write`` is set.
     * ``lookahead``: blocked, deferred or finished, under TLS at the source.
-    * ``is_bulk``: clear on both sides. Without eof there is a pipe. A flow that is not in bulk has none.
+    * ``is_bulk``: clear at the source; at the sink clear, or with TLS in the kernel. Without eof there is a pipe. A flow that is not in bulk has none.
     * ``is_reset``: ``short_read_inconclusive`` is set, too.
     * ``source_failed``: the reverse flow is finished.
 

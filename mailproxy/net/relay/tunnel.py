@@ -19,7 +19,7 @@ from mailproxy.log.end_reasons import (
     EndReason,
 )
 from mailproxy.net.tls.errors import CONNECTION_RESET
-from mailproxy.net.tls.tls_socket import ssl_object
+from mailproxy.net.tls.tls_socket import TlsSocket, ssl_object
 
 # A side whose connection was reset has often sent something just before: an answer, or its last command. The
 # other side gets this final data as long as it takes some of it at least every 5 seconds. The limit keeps a
@@ -41,6 +41,7 @@ class Side:
         abort_end: The end reason if this side's connection fails.
         last_activity: Trio's clock when the last byte moved.
         is_tls: Whether ``sock`` is an ``ssl.SSLSocket``.
+        takes_splice: Whether splice(2) may send to it: in clear, or with TLS in the kernel.
         connection: What bytes are read from and written to: OpenSSL's connection, or the socket.
         close_notify: Whether the side's TLS ended with a close_notify. None in clear, and while it has not
             ended.
@@ -51,6 +52,7 @@ class Side:
     abort_end: EndReason = field(kw_only=True)
     last_activity: float = field(default=0.0, kw_only=True)
     is_tls: bool = field(kw_only=True)
+    takes_splice: bool = field(kw_only=True)
     connection: Any = field(kw_only=True)
     close_notify: bool | None = field(default=None, kw_only=True)
 
@@ -64,6 +66,7 @@ class Side:
             abort_end=abort_end,
             last_activity=now,
             is_tls=is_tls,
+            takes_splice=not is_tls or (isinstance(sock, TlsSocket) and sock.is_kernel_tls),
             connection=ssl_object(sock) if is_tls else sock,
         )
 

@@ -12,5 +12,6 @@ Modules, in reading order:
     handshake: handshakes with clients and servers, and what is known after them.
     close: alerts, close_notify, and the test whether the peer has closed.
     errors: errors of OpenSSL and the operating system, in mailproxy's words.
+    kernel: TLS in the kernel.
     openssl: OpenSSL's functions that ``ssl`` lacks.
 """

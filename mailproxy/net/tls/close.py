@@ -10,7 +10,7 @@ import ssl
 from enum import IntEnum
 
 from mailproxy.net.tls.openssl import shutdown_once
-from mailproxy.net.tls.tls_socket import ssl_object
+from mailproxy.net.tls.tls_socket import TlsSocket, ssl_object
 
 _CLOSE_NOTIFY_BYTES = 512  # an alert is two bytes, its record some 20 more
 
@@ -67,6 +67,8 @@ def send_close_notify(tls: ssl.SSLSocket) -> bytes:
     """
     if shutdown_once(ssl_object(tls)):
         return b""
+    if isinstance(tls, TlsSocket) and tls.is_kernel_tls:
+        return b""  # only the kernel can make the record, and has no room for it: the peer gets a FIN alone
     # In an interpreter whose OpenSSL cannot be called, and for the rest of a record that did not fit.
     return send_record(tls, _make_close_notify(tls))
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from mailproxy.config import FrontendTls, ServerTls
 from mailproxy.net.tls.certificate import Certificate
+from mailproxy.net.tls.kernel import OP_ENABLE_KTLS
 
 Context = ssl.SSLContext
 """For packages that pass contexts on and must not import ``ssl``."""
@@ -126,6 +127,8 @@ def set_parameters(context: ssl.SSLContext, tls: FrontendTls | ServerTls) -> Non
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     if not tls.tickets:
         context.options |= ssl.OP_NO_TICKET
+    if isinstance(tls, FrontendTls) and tls.ktls:
+        context.options |= OP_ENABLE_KTLS
     _set_ciphers(context, tls.ciphers)
     if tls.ciphersuites is not None:
         _set_ciphersuites(context, tls.ciphersuites)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import ssl
-import sys
 from collections.abc import Iterable
+from sys import intern
 from typing import Any
 
 from attrs import frozen
@@ -60,15 +61,19 @@ class TlsInfo:
     certificate: Certificate | None = None
 
 
-async def accept_tls(sock: socket.socket, context: ssl.SSLContext, watch: Watch | None = None) -> TlsSocket:
+async def accept_tls(
+    sock: socket.socket, context: ssl.SSLContext, watch: Watch | None = None, deadline: float = math.inf
+) -> TlsSocket:
     """Make the handshake with a client.
 
     Args:
         sock: A nonblocking connection.
         context: A server context.
         watch: The watch of ``sock``, if it has one. Without it trio waits for the socket.
+        deadline: Of the handshake, in trio's clock.
 
     Raises:
+        trio.TooSlowError: After the deadline.
         ClientLeftError: If the client closed during the handshake.
         ClientAbortError: If its connection was reset or failed.
         ClientCertificateError: If its certificate is not accepted.
@@ -76,14 +81,11 @@ async def accept_tls(sock: socket.socket, context: ssl.SSLContext, watch: Watch 
 
     Closes:
         ``sock`` passes into the returned socket. On any error, and when cancelled, it is closed.
-
-    Cancellation:
-        The handshake has no timeout of its own: put a cancel scope around the call.
     """
     tls: TlsSocket | None = None
     try:
         tls = TlsSocket.wrap(sock, context)
-        await _handshake(tls, watch)
+        await _handshake(tls, watch, deadline)
     except ssl.SSLError as error:
         (tls or sock).close()
         if isinstance(error, ssl.SSLZeroReturnError) or is_ragged_eof(error):
@@ -138,7 +140,7 @@ async def connect_tls(
     return tls
 
 
-async def _handshake(tls: ssl.SSLSocket, watch: Watch | None) -> None:
+async def _handshake(tls: ssl.SSLSocket, watch: Watch | None, deadline: float = math.inf) -> None:
     watch = watch or TrioWatch(tls.fileno())
     if ssl_object(tls) is None:  # the server closed before the socket was wrapped
         tls.getpeername()  # raises the error that says why
@@ -147,9 +149,9 @@ async def _handshake(tls: ssl.SSLSocket, watch: Watch | None) -> None:
         try:
             do_handshake()
         except ssl.SSLWantReadError:
-            await watch.readable()
+            await watch.readable(deadline)
         except ssl.SSLWantWriteError:
-            await watch.writable()
+            await watch.writable(deadline)
         else:
             return
 
@@ -157,24 +159,20 @@ async def _handshake(tls: ssl.SSLSocket, watch: Watch | None) -> None:
 def tls_info(tls: TlsSocket) -> TlsInfo:
     """Return what is known of a client's TLS connection. The handshake must be finished."""
     connection = ssl_object(tls)
-    cipher = connection.cipher()
-    has_certificate, name = False, None
-    if tls.context.verify_mode is not ssl.CERT_NONE and (certificate := tls.getpeercert()):
-        has_certificate, name = True, _common_name(certificate)
+    version, cipher = connection.version(), connection.cipher()
+    certificate = connection.getpeercert()
+    has_certificate = bool(certificate)
+    name = _common_name(certificate) if certificate else None
     return TlsInfo(
-        version=_interned(connection.version()),
-        cipher=_interned(cipher[0]) if cipher else None,
+        # Shared copies: OpenSSL makes a new one for each session, which keeps it for hours.
+        version=intern(version) if version is not None else None,
+        cipher=intern(cipher[0]) if cipher is not None else None,
         alpn=connection.selected_alpn_protocol(),
         has_client_certificate=has_certificate,
         client_name=name,
         is_resumed=connection.session_reused,
         certificate=tls.certificates[0] if len(tls.certificates) == 1 else None,
     )
-
-
-def _interned(word: str | None) -> str | None:
-    """Share one copy of a word: OpenSSL makes a new one for each session, which keeps it for hours."""
-    return sys.intern(word) if word is not None else None
 
 
 def _common_name(certificate: Any) -> str | None:

@@ -25,6 +25,7 @@ from mailproxy.net.tls.certificate import (
     index_by_name,
 )
 from mailproxy.net.tls.context import load_chain, set_parameters
+from mailproxy.net.tls.kernel import OP_ENABLE_KTLS
 
 CertificateSet = tuple[Certificate, ...]
 """The certificates of one context: one for each key type, of which OpenSSL uses what the client supports."""
@@ -39,12 +40,14 @@ class CertificateSelection:
     Attributes:
         context: The context.
         certificates: Its certificates.
+        may_use_kernel: Whether the context lets the kernel encrypt.
         is_refused: Whether the client is closed without a handshake, because there is no certificate yet.
     """
 
     context: ssl.SSLContext
     certificates: CertificateSet
     is_refused: bool = False
+    may_use_kernel: bool = False
 
 
 @frozen
@@ -73,7 +76,10 @@ class _State:
         """Make a state with the selections that each handshake looks up."""
         selections = {
             certificates: CertificateSelection(
-                context, certificates, any(each.placeholder == "refuse" for each in certificates)
+                context,
+                certificates,
+                is_refused=any(each.placeholder == "refuse" for each in certificates),
+                may_use_kernel=bool(context.options & OP_ENABLE_KTLS),
             )
             for certificates, context in contexts.items()
         }

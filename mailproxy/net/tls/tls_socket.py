@@ -21,11 +21,13 @@ class TlsSocket(ssl.SSLSocket):
 
     Attributes:
         certificates: The certificates that the handshake could use, one for each key type.
+        is_kernel_tls: Whether the kernel encrypts what is sent.
     """
 
     # Slots save a dictionary for each session.
-    __slots__ = ("_context", "_sslobj", "certificates")
+    __slots__ = ("_context", "_sslobj", "certificates", "is_kernel_tls")
     certificates: tuple[Certificate, ...]
+    is_kernel_tls: bool
 
     # ``ssl`` sets these for each of its sockets. Here they are the same for all.
     server_side = True
@@ -52,6 +54,7 @@ class TlsSocket(ssl.SSLSocket):
         socket.socket.__init__(tls, -1, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0, sock.fileno())
         sock.detach()
         tls.certificates = ()
+        tls.is_kernel_tls = False
         tls._context = context  # type: ignore[attr-defined]  # noqa: SLF001 - SSLSocket's own
         try:
             tls._sslobj = context._wrap_socket(tls, True)  # type: ignore[attr-defined]  # noqa: SLF001 - as wrap_socket does

@@ -2,7 +2,7 @@
 
 Each function is one phase and raises ``SessionEndedError`` with the end reason. Timeouts count from the start
 of a phase, so a client that sends byte by byte cannot stretch them. ClientHello and handshake share one
-timeout, which the session sets.
+timeout, which the session sets as a deadline.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from mailproxy.net.proxy_header import receive_header
 from mailproxy.net.tls.challenge import challenge_context
 from mailproxy.net.tls.close import Alert, drop_unread, send_alert
 from mailproxy.net.tls.handshake import accept_tls
+from mailproxy.net.tls.kernel import kernel_encrypts
 from mailproxy.net.tls.terminator import CertificateSelection, Terminator
 from mailproxy.net.tls.tls_socket import TlsSocket
 from mailproxy.protocol.client_hello import (
@@ -90,15 +91,23 @@ def peek_client_hello_nowait(
 
 
 async def peek_client_hello(
-    client: socket.socket, watch: Watch, not_tls: EndReason = end_reasons.HANDSHAKE_FAILED
+    client: socket.socket, watch: Watch, deadline: float, not_tls: EndReason = end_reasons.HANDSHAKE_FAILED
 ) -> ClientHello:
-    """Wait for a ClientHello that has not arrived yet, without a timeout; otherwise as the function above."""
+    """Wait for a ClientHello that has not arrived yet; otherwise as the function above.
+
+    Raises:
+        trio.TooSlowError: After the deadline, which is in trio's clock.
+    """
     try:
         # Epoll reports each event once. One that is pending may be a part of the ClientHello, or the client's
         # end.
         if not watch.pending_events:
-            await watch.readable()
-        return (await peek(client, parse_client_hello))[0]
+            await watch.readable(deadline)
+            peeked = peek_nowait(client, parse_client_hello)
+            if peeked is not None:
+                return peeked[0]
+        with trio.fail_at(deadline):
+            return (await peek(client, parse_client_hello))[0]
     except ClientHelloError as error:
         raise _invalid_client_hello(client, error, not_tls) from None
     except ClientAbortError as error:
@@ -115,7 +124,7 @@ def _invalid_client_hello(
 
 
 async def tls_handshake(
-    client: socket.socket, terminator: Terminator, hello: ClientHello, watch: Watch
+    client: socket.socket, terminator: Terminator, hello: ClientHello, watch: Watch, deadline: float
 ) -> TlsSocket:
     """Make the TLS handshake with a client whose ClientHello has arrived.
 
@@ -123,6 +132,7 @@ async def tls_handshake(
         The connection that decrypts. It takes ``client`` over.
 
     Raises:
+        trio.TooSlowError: After the deadline, which is in trio's clock.
         SessionEndedError: An end reason of the handshake; HANDSHAKE_FAILED if no certificate fits the server
             name.
     """
@@ -138,11 +148,11 @@ async def tls_handshake(
         raise SessionEndedError(
             end_reasons.HANDSHAKE_FAILED, "the certificate has not been obtained yet (until_ready = refuse)"
         )
-    return await _accept(client, selection, watch)
+    return await _accept(client, selection, watch, deadline)
 
 
 async def answer_challenge(
-    client: socket.socket, terminator: Terminator, hello: ClientHello, watch: Watch
+    client: socket.socket, terminator: Terminator, hello: ClientHello, watch: Watch, deadline: float
 ) -> TlsSocket | None:
     """Answer an authority that validates a name by tls-alpn-01.
 
@@ -151,22 +161,26 @@ async def answer_challenge(
         client is served like any other.
 
     Raises:
+        trio.TooSlowError: After the deadline, which is in trio's clock.
         SessionEndedError: An end reason of the handshake.
     """
     name = (hello.server_name or "").lower()
     folder = terminator.challenges.get(name) if terminator.challenges is not None else None
     if folder is None:
         return None
-    context = await trio.to_thread.run_sync(challenge_context, folder, name)
+    with trio.fail_at(deadline):
+        context = await trio.to_thread.run_sync(challenge_context, folder, name)
     if context is None:
         send_alert(client, Alert.UNRECOGNIZED_NAME)
         raise SessionEndedError(end_reasons.HANDSHAKE_FAILED, f"no challenge of {name} is to be answered now")
-    return await _accept(client, CertificateSelection(context, ()), watch)
+    return await _accept(client, CertificateSelection(context, ()), watch, deadline)
 
 
-async def _accept(client: socket.socket, selection: CertificateSelection, watch: Watch) -> TlsSocket:
+async def _accept(
+    client: socket.socket, selection: CertificateSelection, watch: Watch, deadline: float
+) -> TlsSocket:
     try:
-        tls = await accept_tls(client, selection.context, watch)
+        tls = await accept_tls(client, selection.context, watch, deadline)
     except ClientAbortError as error:
         raise _client_closed(error) from None
     except ClientCertificateError as error:
@@ -175,6 +189,8 @@ async def _accept(client: socket.socket, selection: CertificateSelection, watch:
     except ClientHandshakeError as error:
         raise SessionEndedError(end_reasons.HANDSHAKE_FAILED, error) from None
     tls.certificates = selection.certificates
+    if selection.may_use_kernel:
+        tls.is_kernel_tls = kernel_encrypts(tls)
     return tls
 
 

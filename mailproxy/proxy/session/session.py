@@ -215,24 +215,20 @@ class Session:
         return greeted
 
     async def _accept_tls(self, client_info: ClientInfo, watch: Watch) -> config.Route | None:
-        """Peek at the ClientHello, select the route, and make the TLS handshake unless TLS is passed through.
-
-        One timeout covers all three: cancel scopes cost.
-        """
+        """Peek at the ClientHello, select the route, and make the TLS handshake unless TLS is passed through."""
         self.record.phase = Phase.HANDSHAKE
         is_upgraded = client_info.listener.bind.mode == "starttls"
         not_tls = end_reasons.INJECTION if is_upgraded else end_reasons.HANDSHAKE_FAILED
         hello = peek_client_hello_nowait(self.client, not_tls)
-        if hello is not None and client_info.listener.terminator is None:  # nothing to wait for
-            client_info.set_client_hello(hello)
-            return self._select_route(client_info)
         started_at = self.context.poller.clock()
-        with trio.CancelScope(deadline=started_at + self.context.config.timeouts.handshake):
-            hello = hello or await peek_client_hello(self.client, watch, not_tls)
+        # One deadline for all three.
+        deadline = started_at + self.context.config.timeouts.handshake
+        try:
+            hello = hello or await peek_client_hello(self.client, watch, deadline, not_tls)
             client_info.set_client_hello(hello)
             terminator = client_info.listener.terminator
             if terminator is not None and terminator.challenges is not None and is_challenge(hello):
-                await self._answer_challenge(client_info, terminator, hello, watch)
+                await self._answer_challenge(client_info, terminator, hello, watch, deadline)
             try:
                 route = self._select_route(client_info)
             except SessionEndedError as ended:
@@ -240,16 +236,22 @@ class Session:
                     await self._prepare_refusal(client_info, watch)  # noqa: ASYNC120 - as above, in ``run``
                 raise
             if self.record.tls:
-                await self._handshake(client_info, hello, watch)
+                await self._handshake(client_info, hello, watch, deadline)
                 self.record.handshake_ms = ms(self.context.poller.clock() - started_at)
-            return route
-        raise SessionEndedError(end_reasons.HANDSHAKE_TIMEOUT)
+        except trio.TooSlowError:
+            raise SessionEndedError(end_reasons.HANDSHAKE_TIMEOUT) from None
+        return route
 
     async def _answer_challenge(
-        self, client_info: ClientInfo, terminator: Terminator, hello: ClientHello, watch: Watch
+        self,
+        client_info: ClientInfo,
+        terminator: Terminator,
+        hello: ClientHello,
+        watch: Watch,
+        deadline: float,
     ) -> None:
         self.record.sni = hello.server_name
-        tls = await answer_challenge(self.client, terminator, hello, watch)
+        tls = await answer_challenge(self.client, terminator, hello, watch, deadline)
         if tls is not None:
             self.client = client_info.sock = tls
             raise SessionEndedError(end_reasons.ACME_CHALLENGE)
@@ -289,21 +291,25 @@ class Session:
         context, hello = self.context, client_info.hello
         context.refusing += 1
         try:
-            with contextlib.suppress(SessionEndedError), trio.move_on_after(_REFUSING_S):
+            deadline = context.poller.clock() + _REFUSING_S
+            with contextlib.suppress(SessionEndedError, trio.TooSlowError):
                 hello = (
                     hello
                     or peek_client_hello_nowait(self.client)
-                    or await peek_client_hello(self.client, watch)
+                    or await peek_client_hello(self.client, watch, deadline)
                 )
                 client_info.set_client_hello(hello)
-                await self._handshake(client_info, hello, watch)
+                await self._handshake(client_info, hello, watch, deadline)
         finally:
             context.refusing -= 1
 
-    async def _handshake(self, client_info: ClientInfo, hello: ClientHello, watch: Watch) -> None:
+    async def _handshake(
+        self, client_info: ClientInfo, hello: ClientHello, watch: Watch, deadline: float
+    ) -> None:
         terminator, record = client_info.listener.terminator, self.record
         assert terminator is not None  # noqa: S101 - the configuration's rules demand certificates for mode tls
-        self.client = client_info.sock = tls = await tls_handshake(self.client, terminator, hello, watch)
+        tls = await tls_handshake(self.client, terminator, hello, watch, deadline)
+        self.client = client_info.sock = tls
         client_info.tls = info = tls_info(tls)
         record.tls_version, record.tls_cipher = info.version, info.cipher
         record.alpn, record.client_cn = info.alpn, info.client_name

@@ -58,6 +58,7 @@ async def run_relay(kind: Kind) -> AsyncIterator[Relay]:
         async with trio.open_nursery() as nursery:
             with pollers_for(kind):
                 await nursery.start(poller.serve)
+            nursery.start_soon(poller.timers.serve)  # noqa: ASYNC113 - nothing is due yet
             await nursery.start(relay.serve)
             yield relay
             assert registered(relay) == 0
