@@ -1,6 +1,7 @@
 """Every check of the project, by name.
 
-``scripts/test`` runs the sessions lint, types, docs, tests and, with ``--peers``, peers in the project's own environment.
+``scripts/test`` runs the sessions lint, types, docs, tests and, with ``--peers``, peers and instructions in the project's own
+environment.
 ``nox`` alone gives each session an environment of its own, and runs the tests under each Python that is supported.
 Arguments after ``--`` replace those of pytest: ``nox -s tests-3.12 -- tests/pool -x``.
 """
@@ -93,6 +94,12 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "run", "-m", "pytest", *arguments, success_codes=[0, 1])
     session.run("coverage", "combine", "--quiet")
     session.run("python", "scripts/coverage-floors")
+
+
+@nox.session(venv_backend="none")
+def instructions(session: nox.Session) -> None:
+    """Instructions per session and round trip, beside the stored ones. No count makes it fail."""
+    session.run("scripts/bench", "--instructions", *(session.posargs or ["--rounds", "2"]), external=True)
 
 
 @nox.session(venv_backend="none")

@@ -72,8 +72,9 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
     """List the faults of a configuration, and advice.
 
     FILE may be - for standard input. Files, certificates, users and ciphers are checked, too. Advice is about
-    settings that are allowed, but probably a mistake. The check does not listen, and connects to servers only
-    with --live.
+    settings that are allowed, but probably a mistake. A line about the Python that runs this follows if its
+    build makes sessions cost more; --strict does not count it. The check does not listen, and connects to
+    servers only with --live.
 
     Faults go to standard error, everything else to standard output. Exit codes: 0 no faults, 1 advice with
     --strict, 2 faults.
@@ -81,7 +82,15 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
     write: Writer = write_json if form == "json" else write_text
     try:
         config = _load_any(file)
-        from mailproxy.app import advise, check_all_servers, check_tlsa, load_and_check, table, worker_count
+        from mailproxy.app import (
+            advise,
+            advise_on_python,
+            check_all_servers,
+            check_tlsa,
+            load_and_check,
+            table,
+            worker_count,
+        )
 
         store = load_and_check(config)
         if store.expired:
@@ -100,6 +109,8 @@ def check(file: Path, strict: bool, live: bool, form: str, quiet: bool) -> None:
     write("advice", config.source_map.locate_all(advice), config.source)
     if is_plain:
         click.echo(f"{file}: {_summary(config, worker_count(config), len(advice))}")
+        if fact := advise_on_python():  # no matter of the configuration, so neither counted nor for --strict
+            click.echo(f"advice: {fact}")
     sys.exit(ADVISED if advice and strict else 0)
 
 

@@ -23,6 +23,7 @@ LINES = {
     "nginx": COLOURS[2],
     "portable": COLOURS[3],
     "limited": COLOURS[4],
+    "revision": FAINT,
 }
 
 

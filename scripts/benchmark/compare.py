@@ -30,9 +30,12 @@ from command import Parser, run_command
 from configurations import PROGRAMS, variant_of
 from environment import Environment, limit_open_files, open_environment
 from errors import MeasurementError, ProxyNotStartedError, UsageError
+from machine import about
+from programs import Programs, find_haproxy, find_python
 from proxies import running
 from report import write_report
-from results import Results, about, as_json, from_json
+from results import Results, as_json, from_json
+from revision import check_revision, find_commit
 from runner import Measurement, figures, measure
 from tables import as_markdown, as_text, floor_table, format_figure, growth_table, table, workers_table
 
@@ -109,18 +112,25 @@ def select_proxies(arguments: argparse.Namespace) -> list[str]:
     if arguments.proxies is None:
         if arguments.all:
             return ALL_PROXIES
+        programs = ["revision" if arguments.compare else "haproxy", "mailproxy"]
         workers = arguments.workers
-        names = [f"{name}{suffix}" for name in ("haproxy", "mailproxy") for suffix in ("", f"-{workers}")]
-        return names if workers else ["haproxy", "mailproxy"]
+        return (
+            [f"{name}{suffix}" for name in programs for suffix in ("", f"-{workers}")]
+            if workers
+            else programs
+        )
     names = list(dict.fromkeys(arguments.proxies.split(",")))
-    for name in names:
-        variant_of(name)
+    if arguments.compare and "revision" not in names:
+        names.insert(0, "revision")
+    if not arguments.compare and any(variant_of(name).program == "revision" for name in names):
+        raise UsageError("the proxy 'revision' needs --compare REV")
     return names
 
 
-def check_programs(proxies: list[str]) -> None:
-    others = {variant_of(name).program for name in proxies} - {"mailproxy", "portable", "limited"}
-    for program in ["gcc", "openssl", "setpriv", *sorted(others)]:
+def check_programs(proxies: list[str], programs: Programs) -> None:
+    paths = {"haproxy": programs.haproxy, "nginx": "nginx"}
+    others = {variant_of(name).program for name in proxies} & paths.keys()
+    for program in ["gcc", "openssl", "setpriv", *sorted(paths[name] for name in others)]:
         if not shutil.which(program):
             raise UsageError(f"{program} is not installed")
 
@@ -146,6 +156,13 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--proxies", metavar="A,B", help=f"of {', '.join(PROGRAMS)}, each also as NAME-N with N workers"
+    )
+    parser.add_argument("--haproxy", metavar="PATH", help="the program; default: the installed one")
+    parser.add_argument(
+        "--python", metavar="PATH", help="the interpreter, which must have mailproxy's dependencies"
+    )
+    parser.add_argument(
+        "--compare", metavar="REV", help="compare the checked-out mailproxy with a revision of Git, in turns"
     )
     parser.add_argument("--floor", action="store_true", help="also show the part of system calls")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure of every round")
@@ -188,14 +205,19 @@ def show(results: Results, *, markdown: bool, floor: bool) -> None:
 
 def compare(arguments: argparse.Namespace) -> int:
     results = Results(select_proxies(arguments), select_cases(arguments))
-    check_programs(results.proxies)
+    programs = Programs(find_haproxy(arguments.haproxy), find_python(arguments.python))
+    check_programs(results.proxies, programs)
+    if arguments.compare:
+        find_commit(arguments.compare)
     limit_open_files(max(case.concurrent_sessions for case in results.cases))
     for file in (arguments.json, arguments.chart):
         if file:
             write(file, "")  # fails now rather than after the run
-    with open_environment(keep=arguments.keep) as environment:
+    with open_environment(keep=arguments.keep, programs=programs, revision=arguments.compare) as environment:
+        if arguments.compare:
+            check_revision(environment.setup("revision"))
         run(environment, results, arguments.rounds)
-    results.about = about(results.proxies, arguments.rounds)
+        results.about = about(results.proxies, arguments.rounds, environment.programs)
     if arguments.json:
         write(arguments.json, as_json(results) + "\n")
     if arguments.chart:

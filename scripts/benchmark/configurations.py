@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import resource
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from errors import UsageError
+from programs import Programs
 
 TAIL_LINES = 6
 
@@ -24,6 +24,7 @@ class ProxySetup:
         server: The stub server's port.
         preamble_server: The port where it greets after a PROXY header or a ClientHello.
         two_preambles_server: The port where it greets after both.
+        programs: The programs that are measured.
     """
 
     folder: Path
@@ -32,6 +33,7 @@ class ProxySetup:
     server: int
     preamble_server: int
     two_preambles_server: int
+    programs: Programs
 
     @property
     def max_sessions(self) -> int:
@@ -99,7 +101,7 @@ backend preambled
     server s1 127.0.0.1:{setup.preamble_server}
 """,
     )
-    return ["haproxy", "-db", "-f", file]
+    return [setup.programs.haproxy, "-db", "-f", file]
 
 
 def nginx(setup: ProxySetup, workers: int) -> list[str]:
@@ -230,7 +232,7 @@ servers = ["127.0.0.1:{setup.two_preambles_server}"]
 servers = ["127.0.0.1:{setup.preamble_server}"]
 """,
     )
-    return [sys.executable, "-m", "mailproxy", "run", file]
+    return [setup.programs.python, "-m", "mailproxy", "run", file]
 
 
 def portable(setup: ProxySetup, workers: int) -> list[str]:
@@ -250,11 +252,12 @@ PROGRAMS: dict[str, Callable[[ProxySetup, int], list[str]]] = {
     "mailproxy": mailproxy,
     "portable": portable,
     "limited": limited,
+    "revision": mailproxy,  # another version of it: --compare
 }
 TIMES = "×"  # noqa: RUF001 - the multiplication sign
 TITLES = {
     "haproxy": "HAProxy", "nginx": "nginx", "mailproxy": "mailproxy", "portable": "portable relay",
-    "limited": "limits per client",
+    "limited": "limits per client", "revision": "revision",
 }  # fmt: skip
 
 
@@ -271,6 +274,9 @@ class Variant:
 
     def command(self, setup: ProxySetup) -> list[str]:
         return PROGRAMS[self.program](setup, self.workers)
+
+    def environment(self, programs: Programs) -> dict[str, str]:
+        return programs.environment(self.program)
 
 
 def variant_of(name: str) -> Variant:

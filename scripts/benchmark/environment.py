@@ -16,7 +16,9 @@ from typing import IO, cast
 from cases import BINDS
 from configurations import ProxySetup
 from errors import ServerEndedError, UsageError
+from programs import Programs
 from proxies import free_ports
+from revision import with_revision
 
 SOURCES = Path(__file__).parent
 OPEN_FILES = 20_000  # the limit of every process here, so that it is the same for each proxy
@@ -32,6 +34,7 @@ class Environment:
         server: The stub server.
         server_ports: Its ports for sessions that begin with no preamble, with one, and with two.
         ports: Free ports.
+        programs: The programs that are measured.
     """
 
     folder: Path
@@ -39,13 +42,22 @@ class Environment:
     server: subprocess.Popen[str]
     server_ports: tuple[int, int, int]
     ports: Iterator[int]
+    programs: Programs
 
     def setup(self, name: str, *, server_port: int | None = None) -> ProxySetup:
         """Return folder and ports for a proxy in front of the stub server, or of another port."""
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))
         no_preamble, one_preamble, two_preambles = self.server_ports
         ports = {bind: next(self.ports) for bind in BINDS}
-        return ProxySetup(folder, self.folder, ports, server_port or no_preamble, one_preamble, two_preambles)
+        return ProxySetup(
+            folder,
+            self.folder,
+            ports,
+            server_port or no_preamble,
+            one_preamble,
+            two_preambles,
+            self.programs,
+        )
 
     def check_server(self) -> None:
         if self.server.poll() is not None:
@@ -95,10 +107,19 @@ def limit_open_files(max_sessions: int) -> None:
 
 
 @contextlib.contextmanager
-def open_environment(*, keep: bool) -> Iterator[Environment]:
-    """Prepare a run, and clean up after it. ``keep`` leaves the folder."""
+def open_environment(
+    *, keep: bool, programs: Programs | None = None, revision: str | None = None
+) -> Iterator[Environment]:
+    """Prepare a run, and clean up after it.
+
+    Args:
+        keep: Leaves the folder.
+        programs: The programs that are measured. The default are those on the path.
+        revision: Another version of mailproxy that is extracted for them.
+    """
     folder = Path(tempfile.mkdtemp(prefix="mailproxy-bench-"))
     try:
+        programs = with_revision(programs or Programs(), revision, folder)
         program = compile_load(folder, "load")
         make_certificate(folder, "ec", ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
         make_certificate(folder, "rsa", ["-newkey", "rsa:2048"])
@@ -115,7 +136,7 @@ def open_environment(*, keep: bool) -> Iterator[Environment]:
                 raise ServerEndedError("the stub server did not start")
             no_preamble, one_preamble, two_preambles = map(int, line.split())
             yield Environment(
-                folder, program, server, (no_preamble, one_preamble, two_preambles), free_ports()
+                folder, program, server, (no_preamble, one_preamble, two_preambles), free_ports(), programs
             )
     finally:
         if keep:

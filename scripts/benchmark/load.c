@@ -3,6 +3,7 @@
  *   load server                                   listens on three free ports of 127.0.0.1, prints them, ends when its stdin closes
  *   load sessions  PORT --count N --at-once N     whole sessions: greeting, LOGIN, LOGOUT, end of file
  *   load trips     PORT --count N --seconds S     N sessions send NOOP, each as soon as the last one is answered
+ *   load trips     PORT --count N --trips T       the same, T times each
  *   load bulk-down PORT --count N --bytes B       N sessions receive B bytes each
  *   load bulk-up   PORT --count N --bytes B       N sessions send B bytes each
  *   load streams   PORT --count N --seconds S     N sessions transfer bytes all the time, every other one upwards
@@ -70,6 +71,7 @@ struct session {
     size_t hello_left;               /* client: unsent bytes of the ClientHello */
     enum state state;                /* client */
     double started_at;                    /* client: when the session, or this round trip, started */
+    long trips;                      /* client: answered round trips */
 };
 
 static char bulk[SLICE_BYTES];
@@ -262,7 +264,7 @@ static struct {
     enum mode mode;
     int port;
     bool resume, starttls;
-    long count, at_once;
+    long count, at_once, trips;
     int64_t bytes;
     double seconds;
 } job = {.at_once = OPENING_AT_ONCE};
@@ -363,7 +365,8 @@ static void client_on_line(struct session *s, const char *line)
         if (strcmp(line, "n OK") != 0) break;
         answered_at = now();
         sample(answered_at - s->started_at);
-        if (answered_at < deadline) start_round_trip(s);
+        s->trips++;
+        if (job.trips ? s->trips < job.trips : answered_at < deadline) start_round_trip(s);
         else client_hold(s);
         return;
     case MOVING:
@@ -593,7 +596,7 @@ static int clients(void)
 
 static int usage_error(void)
 {
-    fprintf(stderr, "usage: load server | load MODE PORT --count N [--at-once N] [--seconds S] [--bytes B] "
+    fprintf(stderr, "usage: load server | load MODE PORT --count N [--at-once N] [--seconds S | --trips T] [--bytes B] "
                     "[--tls | --resume | --hello] [--tls-1.2]\n");
     return 2;
 }
@@ -627,7 +630,7 @@ static bool read_options(int argc, char **argv)
         {"seconds", required_argument, NULL, 's'}, {"bytes", required_argument, NULL, 'b'},
         {"tls", no_argument, NULL, 't'},           {"resume", no_argument, NULL, 'r'},
         {"tls-1.2", no_argument, NULL, '2'},       {"hello", no_argument, NULL, 'h'},
-        {"starttls", no_argument, NULL, 'u'},
+        {"starttls", no_argument, NULL, 'u'},      {"trips", required_argument, NULL, 'n'},
         {NULL, 0, NULL, 0},
     };
     int letter, newest = 0;
@@ -638,6 +641,7 @@ static bool read_options(int argc, char **argv)
         case 'a': job.at_once = atol(optarg); break;
         case 's': job.seconds = atof(optarg); break;
         case 'b': job.bytes = atoll(optarg); break;
+        case 'n': job.trips = atol(optarg); break;
         case 'r': job.resume = true; /* fall through */
         case 't': prepare_tls(); break;
         case 'u': job.starttls = true; prepare_tls(); break;

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from cases import is_offered
 from configurations import ProxySetup, variant_of
@@ -43,6 +44,18 @@ def listening_ports() -> set[int]:
     return {int(words[1].rpartition(":")[2], 16) for words in rows if words[3] == "0A"}
 
 
+class Tool(Protocol):
+    """A program that runs a proxy, such as valgrind."""
+
+    @property
+    def start_seconds(self) -> float: ...
+
+    @property
+    def environment(self) -> dict[str, str]: ...
+
+    def command(self, proxy: list[str]) -> list[str]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Proxy:
     """A running proxy."""
@@ -56,9 +69,9 @@ class Proxy:
         with contextlib.suppress(subprocess.TimeoutExpired):
             raise MeasurementError(f"the proxy ended with code {self.process.wait(timeout)}")
 
-    def wait_until_listening(self) -> None:
+    def wait_until_listening(self, seconds: float = START_SECONDS) -> None:
         """Wait until the proxy listens on all ports that it offers. Raises ProxyNotStartedError."""
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + seconds
         program = variant_of(self.name).program
         ports = {port for bind, port in self.setup.ports.items() if is_offered(bind, program)}
         while not listening_ports().issuperset(ports):
@@ -67,7 +80,7 @@ class Proxy:
                     f"the proxy ended with code {self.process.returncode} before it listened"
                 )
             if time.monotonic() > deadline:
-                raise ProxyNotStartedError(f"the proxy does not listen after {START_SECONDS:.0f} s")
+                raise ProxyNotStartedError(f"the proxy does not listen after {seconds:.0f} s")
             time.sleep(0.02)
 
     def stop(self) -> None:
@@ -81,22 +94,30 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def running(name: str, setup: ProxySetup, *, open_files: int | None = None) -> Iterator[Proxy]:
+def running(
+    name: str, setup: ProxySetup, *, open_files: int | None = None, tool: Tool | None = None
+) -> Iterator[Proxy]:
     """Start a proxy, and stop it afterwards. Its output goes to a file.
 
     Args:
         name: The name of the variant.
         setup: Its folder and ports.
         open_files: Its limit of open files; None leaves the limit of this process.
+        tool: What runs the proxy; None for the system itself.
     """
+    variant = variant_of(name)
+    command, environment = variant.command(setup), variant.environment(setup.programs)
+    if tool:
+        command, environment = tool.command(command), environment | tool.environment
     # setpriv becomes the proxy, which then gets SIGTERM when this process ends, even if it is killed.
-    command = ["setpriv", "--pdeathsig", "TERM", *variant_of(name).command(setup)]
+    command = ["setpriv", "--pdeathsig", "TERM", *command]
     if open_files:
         command = ["prlimit", f"--nofile={open_files}", *command]
     with (setup.folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
             command,
             cwd=setup.folder,
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -104,7 +125,7 @@ def running(name: str, setup: ProxySetup, *, open_files: int | None = None) -> I
         )
     proxy = Proxy(name, setup, process)
     try:
-        proxy.wait_until_listening()
+        proxy.wait_until_listening(tool.start_seconds if tool else START_SECONDS)
         yield proxy
     except ProxyNotStartedError:
         raise

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import re
-import ssl
 import statistics
-import subprocess
-import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cases import CASES, Case, Pair
-from configurations import TITLES, variant_of
 from errors import UsageError
 from runner import TICKETS, Measurement, figures
 
@@ -70,28 +63,6 @@ class Results:
             # The number of tickets may differ: a proxy that sends fewer may gain by it.
             if len({text.partition(TICKETS)[0] for text in by_proxy.values()}) > 1
         ]
-
-
-def version(name: str) -> str:
-    variant = variant_of(name)
-    command = {"haproxy": ["haproxy", "-v"], "nginx": ["nginx", "-v"]}.get(
-        variant.program, [sys.executable, "-m", "mailproxy", "--version"]
-    )
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    match = re.search(r"\d+(\.\d+)+\S*", done.stdout + done.stderr)
-    title = TITLES["mailproxy" if variant.program in ("portable", "limited") else variant.program]
-    return f"{title} {match[0] if match else '(no version)'}"
-
-
-def about(proxies: list[str], rounds: int) -> str:
-    """Describe the run: rounds, versions, operating system and machine."""
-    cores = len(os.sched_getaffinity(0))
-    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    python = f"Python {platform.python_version()}, {' '.join(ssl.OPENSSL_VERSION.split()[:2])}"
-    system = f"Linux {'.'.join(platform.release().split('.')[:2])}"
-    machine = f"{cores} cores ({model[1].strip() if model else platform.machine()})"
-    turns = "1 round" if rounds == 1 else f"medians of {rounds} rounds"
-    return ", ".join([turns, *dict.fromkeys(map(version, proxies)), python, system, machine])
 
 
 def as_json(results: Results) -> str:

@@ -31,13 +31,15 @@ class Comparison:
 
 
 def comparisons(proxies: list[str]) -> list[Comparison]:
-    """Compare each mailproxy with the HAProxy of as many workers, or the last proxy with the first."""
+    """Compare each mailproxy with the HAProxy and the revision of as many workers, or the last proxy with the first."""
     variants = {name: variant_of(name) for name in proxies}
     pairs = [
-        Comparison(over, under, bounded=True)
+        Comparison(over, under, bounded=other.program == "haproxy")
         for over, variant in variants.items()
         for under, other in variants.items()
-        if (variant.program, other.program, variant.workers) == ("mailproxy", "haproxy", other.workers)
+        if variant.program == "mailproxy"
+        and other.program in {"haproxy", "revision"}
+        and variant.workers == other.workers
     ]
     if pairs or len(proxies) < 2:
         return pairs
