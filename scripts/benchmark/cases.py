@@ -201,7 +201,7 @@ def trips(name: str, bind: str, title: str, busy: int, *, lone: float = 0, cpu: 
         rows = (
             Row("p50_us", f"lone round trip p50 µs, {title}", lone),
             Row("p99_us", f"lone round trip p99 µs, {title}"),
-            Row("cpu_us", f"{line}, 1 busy"),
+            Row("cpu_us", f"{line}, 1 busy", cpu),
         )
     return Case(
         name,
@@ -255,8 +255,8 @@ CASES = {
     for case in (
         sessions("sessions-clear", "clear", "clear", 8000, 2.2),
         sessions("sessions-ec", "ec", "TLS EC", 4000, 1.3),
-        sessions("sessions-rsa", "rsa", "TLS RSA", 3000, 1.3),
-        sessions("sessions-resumed", "ec", "TLS resumed", 4000, None, "--resume"),
+        sessions("sessions-rsa", "rsa", "TLS RSA", 3000, 1.15),
+        sessions("sessions-resumed", "ec", "TLS resumed", 4000, 1.35, "--resume"),
         sessions(
             "sessions-resumed-1.2",
             "ec",
@@ -276,19 +276,19 @@ CASES = {
         bulk("down", "clear", "clear", 2, bound=0.5),
         bulk("up", "clear", "clear", 2, bound=0.5),
         bulk("down", "ec", "TLS", 1.5, bound=1.05),
-        bulk("up", "ec", "TLS", 1.5, bound=1.05),
+        bulk("up", "ec", "TLS", 1.5, bound=1.0),
         bulk("down", "clear", "clear", 2, bound=0.5, streams=8),
         bulk("up", "clear", "clear", 2, bound=0.5, streams=8),
         bulk("down", "ec", "TLS", 1.5, bound=1.05, streams=8),
         bulk("up", "ec", "TLS", 1.5, bound=1.05, streams=8),
-        trips("trips-clear", "clear", "clear", 1, lone=1.4),
-        trips("trips-tls", "ec", "TLS", 1, lone=1.5),
-        trips("trips-clear-64", "clear", "clear", 64, cpu=1.6),
-        trips("trips-tls-64", "ec", "TLS", 64, cpu=1.7),
+        trips("trips-clear", "clear", "clear", 1, lone=1.2, cpu=1.3),
+        trips("trips-tls", "ec", "TLS", 1, lone=1.3, cpu=1.4),
+        trips("trips-clear-64", "clear", "clear", 64, cpu=1.4),
+        trips("trips-tls-64", "ec", "TLS", 64, cpu=1.3),
         trips("trips-clear-1000", "clear", "clear", 1000),
         trips("trips-tls-1000", "ec", "TLS", 1000),
-        *(idle("idle-clear", "clear", "clear", count, 2.0) for count in (1000, 4000, 9000)),
-        *(idle("idle-tls", "ec", "TLS", count, 1.1) for count in (1000, 4000, 9000)),
+        *(idle("idle-clear", "clear", "clear", count, 1.6) for count in (1000, 4000, 9000)),
+        *(idle("idle-tls", "ec", "TLS", count, 0.95) for count in (1000, 4000, 9000)),
         fairness("fairness-clear", "clear", "clear"),
         fairness("fairness-tls", "ec", "TLS"),
     )
