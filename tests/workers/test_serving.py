@@ -25,7 +25,7 @@ def test_workers_serve_and_count_together(tmp_path: Path) -> None:
         assert [client.greeting for client in clients] == ["s1"] * 4
         for remaining in (4, 3, 2, 1):
             clients.pop().close()
-            group.wait_for(rf" imap b/s1 .* {remaining}/{remaining}/{remaining - 1}/{remaining - 1}/0 0/0")
+            group.wait_for(rf" imap b/s1 .* -- {remaining}/{remaining}/{remaining - 1}/{remaining - 1}/0 0/0")
         # The process that forks has neither threads nor an event loop, because its children would inherit them.
         assert "\nThreads:\t1\n" in Path(f"/proc/{group.process.pid}/status").read_text()
         assert not any("eventpoll" in link for link in descriptor_targets(group.process.pid))
