@@ -24,6 +24,7 @@ from tests.support.acme.pebble import Pebble
 from tests.support.acme.site import (
     NAME,
     certificate_at,
+    certificate_of_all_workers,
     certs,
     configuration,
     eventually,
@@ -353,7 +354,7 @@ def test_renewal_keeps_open_sessions(
         )  # fmt: skip
         with Program(text, tmp_path) as proxy:
             context = pebble.client_context()
-            first = eventually(lambda: verified_certificate(port, context))
+            first = certificate_of_all_workers(port, context)
             sessions = []
             for _ in range(200):
                 plain = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)

@@ -13,7 +13,13 @@ import pytest
 
 from mailproxy.testing import ThrowAwayCA
 from tests.support.acme.pebble import Pebble
-from tests.support.acme.site import NAME, configuration, eventually, verified_certificate
+from tests.support.acme.site import (
+    NAME,
+    certificate_of_all_workers,
+    configuration,
+    eventually,
+    verified_certificate,
+)
 from tests.support.admin_client import ask
 from tests.support.ports import free_port
 from tests.support.program import Program
@@ -50,7 +56,7 @@ def test_upgrade_passes_the_work_on(
         context = pebble.client_context()
         (tmp_path / "new").mkdir()
         with Program(text, tmp_path) as old:
-            first = eventually(lambda: verified_certificate(port, context))
+            first = certificate_of_all_workers(port, context)
             # A session keeps the old process for drain_timeout, after which it ends.
             with (
                 socket.create_connection(("127.0.0.1", port)) as plain,

@@ -99,6 +99,16 @@ def verified_certificate(port: int, context: ssl.SSLContext, name: str = NAME) -
         return None
 
 
+def certificate_of_all_workers(port: int, context: ssl.SSLContext) -> x509.Certificate:
+    """Wait until twenty clients in a row get a verified certificate, so that each worker has it. Return it."""
+
+    def get() -> x509.Certificate | None:
+        certificates = [verified_certificate(port, context) for _ in range(20)]
+        return certificates[0] if all(certificates) else None
+
+    return eventually(get)
+
+
 def certs(command: str, file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``mailproxy certs``."""
     return subprocess.run(
