@@ -77,7 +77,7 @@ def _leave_out_empty(context: Context) -> None:
 
 
 def _settle_protocols(draft: Table) -> None:
-    """Write the protocol of backends whose frontends have several."""
+    """Set the protocol of each backend that frontends of different protocols use."""
     spoken: dict[str, set[str]] = {}
     for _, frontend in _tables(draft, "frontends"):
         for name in backends_of(frontend):

@@ -197,7 +197,7 @@ def _count_durations(cells: Cells, record: SessionRecord, sessions: int) -> None
     cells[TOTAL_AVERAGE] = average + (total * NS_PER_MS - average) // divisor
     if total > cells[TOTAL_LONGEST]:
         cells[TOTAL_LONGEST] = total
-    # -1 is a phase that the session never came to, and counts as 0.
+    # -1 is a phase that the session never came to, and counts as 0. The two are written out: a call costs more.
     average = cells[CONNECT_AVERAGE]
     if connect > 0:
         cells[CONNECT_AVERAGE] = average + (connect * NS_PER_MS - average) // divisor

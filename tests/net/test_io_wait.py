@@ -19,20 +19,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mailproxy.net.poller import Poller, io_wait
 from mailproxy.net.poller.io_wait import IoWait
+from tests.support.socket_pair import sockets
 from tests.support.timeouts import fail_after_timeout
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll here")
 MS = 0.001
-
-
-@contextmanager
-def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A session's socket, and its peer's."""
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.setblocking(False)
-    with ours, theirs:
-        yield ours, theirs
 
 
 @define

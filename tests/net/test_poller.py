@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import select
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,7 @@ from mailproxy.net.poller import (
 from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.testing import ThrowAwayCA
 from tests.support.proxy.relays import pollers_for
+from tests.support.socket_pair import sockets
 from tests.support.timeouts import fail_after_timeout
 
 needs_epoll = pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll here")
@@ -74,16 +75,6 @@ async def poller(nursery: trio.Nursery, request: pytest.FixtureRequest) -> Polle
     await nursery.start(poller.serve)
     await wait_all_tasks_blocked()  # it waits in epoll
     return poller
-
-
-@contextmanager
-def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A session's socket, and its peer's. Sent data has arrived when the call returns."""
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.setblocking(False)
-    with ours, theirs:
-        yield ours, theirs
 
 
 def fill(sock: socket.socket) -> None:

@@ -45,6 +45,7 @@ def test_due_are_those_that_were_added_and_not_removed(steps: list[tuple[str, in
             assert taken == [live[key][1] for _, key in expected]
             for _, key in expected:
                 assert not timers.remove(live.pop(key)[2])
+            assert timers.next == min((at for at, _, _ in live.values()), default=math.inf)
         assert timers.next <= min((at for at, _, _ in live.values()), default=math.inf)
 
 

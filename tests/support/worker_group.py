@@ -19,7 +19,6 @@ from tests.support.program import TIMEOUT_S, Program
 
 T = TypeVar("T")
 
-SOON_S = 0.1  # processes share their state within this time, unless the machine is busy
 LATE_S = 2.0
 
 

@@ -1,4 +1,4 @@
-"""What the global section says about every proxy, and the sections that proxies name."""
+"""What the global section sets for every proxy, and the sections that proxies name."""
 
 from __future__ import annotations
 

@@ -74,8 +74,8 @@ class Timers:
         return True
 
     def take_due(self, now: float) -> Iterator[Expiring]:
-        """Yield what is due, and remove it."""
-        while self._heap and self._heap[0][0] <= now:
+        """Yield what is due, and remove it. Removed timers in front go as well: nothing has to wake up for them."""
+        while self._heap and (self._heap[0][0] <= now or self._heap[0][2] is None):
             timer = heapq.heappop(self._heap)
             if timer[2] is None:
                 self._removed -= 1
@@ -85,5 +85,5 @@ class Timers:
 
     @property
     def next(self) -> float:
-        """The earliest deadline, whose timer may have been removed; infinity without any."""
+        """The earliest deadline, infinity without any. Right after ``take_due`` no removed timer counts."""
         return self._heap[0][0] if self._heap else math.inf

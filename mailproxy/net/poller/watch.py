@@ -90,7 +90,6 @@ class EpollWatch:
         if deadline == math.inf:
             await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
             return self.pending_events
-        is_late = False
         timer = self._poller.timers.add(deadline, self)
         try:
             await trio.lowlevel.wait_task_rescheduled(self._abort_wait)

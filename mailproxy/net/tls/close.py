@@ -69,7 +69,7 @@ def send_close_notify(tls: ssl.SSLSocket) -> bytes:
         return b""
     if isinstance(tls, TlsSocket) and tls.is_kernel_tls:
         return b""  # only the kernel can make the record, and has no room for it: the peer gets a FIN alone
-    # In an interpreter whose OpenSSL cannot be called, and for the rest of a record that did not fit.
+    # Either OpenSSL cannot be called here, or it has kept a part of the record that did not fit.
     return send_record(tls, _make_close_notify(tls))
 
 

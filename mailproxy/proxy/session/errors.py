@@ -1,8 +1,23 @@
-"""The exception with which a phase ends its session."""
+"""The exception with which a phase ends its session, and the end reasons of cancelled phases."""
 
 from __future__ import annotations
 
-from mailproxy.log.end_reasons import EndReason
+from collections.abc import Mapping
+
+from mailproxy.log import end_reasons
+from mailproxy.log.end_reasons import EndReason, Phase
+
+# Being cancelled is the operator's stop. What it means for a session depends on how far that has come. It is
+# the same before the tunnel if the operator ends only this session.
+END_IF_CANCELLED: Mapping[Phase, EndReason] = {
+    Phase.HEADER: end_reasons.HEADER_STOPPED,
+    Phase.HANDSHAKE: end_reasons.HANDSHAKE_STOPPED,
+    Phase.ROUTE: end_reasons.STOPPED_CONNECTING,
+    Phase.NEGOTIATION: end_reasons.NEGOTIATION_STOPPED,
+    Phase.QUEUE: end_reasons.STOPPED_QUEUED,
+    Phase.CONNECT: end_reasons.STOPPED_CONNECTING,
+    Phase.DATA: end_reasons.STOPPED,
+}
 
 
 class SessionEndedError(Exception):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Mapping
 
 import trio
 from attrs import define
@@ -44,7 +43,7 @@ from mailproxy.proxy.session.client_setup import (
 )
 from mailproxy.proxy.session.context import SessionContext
 from mailproxy.proxy.session.dispatch import Dispatch
-from mailproxy.proxy.session.errors import SessionEndedError
+from mailproxy.proxy.session.errors import END_IF_CANCELLED, SessionEndedError
 from mailproxy.proxy.session.gate import TunnelGate, make_gate
 from mailproxy.proxy.session.ids import next_id
 from mailproxy.proxy.session.lines import log_start, log_steps
@@ -59,18 +58,6 @@ from mailproxy.proxy.session.wait import InterruptibleWait
 # gets no more of the processor than this.
 _REFUSING_MAX = 32
 _REFUSING_S = 5.0
-
-# Being cancelled is the operator's stop. What it means for a session depends on how far that has come. It is
-# the same before the tunnel if the operator ends only this session.
-_END_IF_CANCELLED: Mapping[Phase, EndReason] = {
-    Phase.HEADER: end_reasons.HEADER_STOPPED,
-    Phase.HANDSHAKE: end_reasons.HANDSHAKE_STOPPED,
-    Phase.ROUTE: end_reasons.STOPPED_CONNECTING,
-    Phase.NEGOTIATION: end_reasons.NEGOTIATION_STOPPED,
-    Phase.QUEUE: end_reasons.STOPPED_QUEUED,
-    Phase.CONNECT: end_reasons.STOPPED_CONNECTING,
-    Phase.DATA: end_reasons.STOPPED,
-}
 
 
 @define(eq=False, weakref_slot=False, init=False)
@@ -411,14 +398,14 @@ class Session:
             return
         self._wanted_end = reason
         if self._lease is not None and self._lease.wait is not None:
-            self._lease.wait.end_session(_END_IF_CANCELLED[self.record.phase])
+            self._lease.wait.end_session(END_IF_CANCELLED[self.record.phase])
         else:
             stop_reading(self._fd)
 
     def _raise_if_unwanted(self) -> None:
         """Raise SessionEndedError if the operator has ended the session in the phase before."""
         if self._wanted_end is not None:
-            raise SessionEndedError(_END_IF_CANCELLED[self.record.phase])
+            raise SessionEndedError(END_IF_CANCELLED[self.record.phase])
 
     # The end
 
@@ -430,9 +417,9 @@ class Session:
         record = self.record
         if self._wanted_end is not None and self._tunnel is None:
             # Whatever ended the phase, the reason was the operator.
-            record.end, record.detail = _END_IF_CANCELLED[record.phase], self._wanted_end.name
+            record.end, record.detail = END_IF_CANCELLED[record.phase], self._wanted_end.name
         elif record.end is None:
-            record.end = _END_IF_CANCELLED[record.phase]
+            record.end = END_IF_CANCELLED[record.phase]
         try:
             for step in (self._release_counters, self._close):
                 try:

@@ -11,8 +11,7 @@ import trio.testing
 from mailproxy.log import end_reasons
 from mailproxy.log.end_reasons import Phase
 from mailproxy.net.poller import TRIO
-from mailproxy.proxy.session.errors import SessionEndedError
-from mailproxy.proxy.session.session import _END_IF_CANCELLED
+from mailproxy.proxy.session.errors import END_IF_CANCELLED, SessionEndedError
 from mailproxy.proxy.session.wait import _CLIENT_EOF_GRACE_S, InterruptibleWait
 
 TIMEOUT_S = 30.0
@@ -105,5 +104,5 @@ def end_of(wait: InterruptibleWait) -> end_reasons.EndReason | None:
 
 
 def test_every_phase_has_end_reason_for_stop() -> None:
-    assert set(_END_IF_CANCELLED) == set(Phase)
-    assert {end.by for end in _END_IF_CANCELLED.values()} == {end_reasons.EndedBy.ADMIN}
+    assert set(END_IF_CANCELLED) == set(Phase)
+    assert {end.by for end in END_IF_CANCELLED.values()} == {end_reasons.EndedBy.ADMIN}
