@@ -26,7 +26,7 @@ print(json.dumps({"build": build, "openssl": openssl, "trio": trio, "mailproxy":
 
 @dataclass(frozen=True, slots=True)
 class Python:
-    """What an interpreter says about itself.
+    """The build of an interpreter and the versions of its packages.
 
     Attributes:
         build: Its version, and how it was built.

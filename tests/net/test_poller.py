@@ -533,7 +533,7 @@ async def test_endless_turns_do_not_starve_tasks(poller: Poller, nursery: trio.N
     await wait_all_tasks_blocked()
 
 
-# Listening sockets, which live longer than who waits at them.
+# Listening sockets. They outlive the tasks that wait at them.
 
 
 @needs_epoll

@@ -50,10 +50,6 @@ class Instance(WorkerGroup):
         self.command[-1:] = [*options, str(self.file)]
 
     @property
-    def has_taken_over(self) -> bool:
-        return "takes over from process" in self.text and "mailproxy is ready" in self.text
-
-    @property
     def is_replaced(self) -> bool:
         return "has taken over and accepts" in self.text
 

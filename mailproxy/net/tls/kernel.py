@@ -1,7 +1,7 @@
 """TLS in the kernel (kTLS): it encrypts what a client gets, so that bulk from a clear server is not copied.
 
 OpenSSL hands the keys over after the handshake (SSL_OP_ENABLE_KTLS), if it was built for that, and if the kernel has
-the module ``tls`` and knows the cipher. Else it goes on itself, and says nothing.
+the module ``tls`` and knows the cipher. Otherwise OpenSSL encrypts, and reports no error.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from mailproxy.testing import ThrowAwayCA
 from tests.support.ports import are_listening, free_port
@@ -144,13 +144,6 @@ class Pebble:
         with urllib.request.urlopen(url, context=context, timeout=10) as response:  # noqa: S310 - a constant scheme
             content: bytes = response.read()
         return content
-
-    def tell_dns(self, command: str, content: Mapping[str, Any]) -> None:
-        """Change what its DNS server answers."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.dns_management}/{command}", json.dumps(content).encode()
-        )
-        urllib.request.urlopen(request, timeout=10).close()  # noqa: S310 - as above
 
     @property
     def dns_server(self) -> str:
