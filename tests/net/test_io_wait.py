@@ -216,9 +216,10 @@ def _unwrapped(function: Callable[..., object], *args: Any) -> None:
 
 @define
 class SlowWork:
-    """Deferred work without an end. Each run takes a millisecond of the poller's clock."""
+    """Work without an end: deferred, steps of handshakes, or both in turns. A run takes a millisecond of the clock."""
 
     poller: Poller
+    kinds: str = "deferred"
     time: float = 0.0
     runs: int = 0
     on_run: Callable[[int], object] = field(default=lambda _: None)
@@ -229,28 +230,38 @@ class SlowWork:
     def run(self) -> None:
         self.time += MS
         self.runs += 1
-        self.poller.defer(self)
+        self.queue(self.runs)
         self.on_run(self.runs)
+
+    def queue(self, number: int) -> None:
+        if self.kinds == "deferred" or (self.kinds == "both" and number % 2):
+            self.poller.defer(self)
+        else:
+            self.poller.queue_step(self)
 
 
 @contextmanager
-def slow_work(number: int) -> Iterator[tuple[Poller, SlowWork]]:
-    """A poller outside any loop, with deferred work that never ends."""
+def slow_work(number: int, kinds: str = "deferred") -> Iterator[tuple[Poller, SlowWork]]:
+    """A poller outside any loop, with work that never ends."""
     poller = Poller()
-    work = SlowWork(poller)
+    work = SlowWork(poller, kinds)
     poller.clock = work.clock
-    for _ in range(number):
-        poller.defer(work)
+    for each in range(number):
+        work.queue(each)
     try:
         yield poller, work
     finally:
         poller._epoll.close()
 
 
-async def test_busy_relay_notices_trio_within_5_ms() -> None:
+each_kind = pytest.mark.parametrize("kinds", ["deferred", "steps", "both"])
+
+
+@each_kind
+async def test_busy_relay_notices_trio_within_5_ms(kinds: str) -> None:
     """Accepts, health checks and signals are descriptors of trio."""
     await trio.lowlevel.checkpoint()
-    with slow_work(100) as (poller, work), sockets() as (trios, peer):
+    with slow_work(100, kinds) as (poller, work), sockets() as (trios, peer):
         poller.watch_trio(trios.fileno())
         work.on_run = lambda runs: peer.send(b"x") if runs == 7 else None
         assert poller.wait(1000, ())
@@ -258,18 +269,20 @@ async def test_busy_relay_notices_trio_within_5_ms() -> None:
         assert 7 <= work.runs <= 7 + 5 + 1
 
 
-async def test_busy_relay_keeps_deadlines_within_5_ms() -> None:
+@each_kind
+async def test_busy_relay_keeps_deadlines_within_5_ms(kinds: str) -> None:
     await trio.lowlevel.checkpoint()
-    with slow_work(100) as (poller, work):
+    with slow_work(100, kinds) as (poller, work):
         assert poller.wait(20 * MS, ())
         assert not poller.is_trio_ready
         assert 20 <= work.runs <= 20 + 5 + 1
 
 
-async def test_busy_relay_lets_woken_tasks_run_within_5_ms() -> None:
+@each_kind
+async def test_busy_relay_lets_woken_tasks_run_within_5_ms(kinds: str) -> None:
     await trio.lowlevel.checkpoint()
     runnable: list[int] = []
-    with slow_work(100) as (poller, work):
+    with slow_work(100, kinds) as (poller, work):
         work.on_run = runnable.append
         assert poller.wait(1000, runnable)
         assert work.runs <= 5 + 1
@@ -315,6 +328,32 @@ async def test_bulk_in_front_delays_neither_trio_nor_accepts() -> None:
         assert work.time <= 5 * MS
 
 
+async def test_handshakes_do_not_delay_the_relay() -> None:
+    """Between the steps of many handshakes, what arrives at other sessions is relayed within 5 ms."""
+    await trio.lowlevel.checkpoint()
+    with slow_work(1000, "steps") as (poller, work), sockets() as (ours, theirs):
+        delivered: list[int] = []
+        poller.add_handler(ours.fileno(), Call(lambda: delivered.append(work.runs)))
+        work.on_run = lambda runs: theirs.send(b"x") if runs == 7 else None
+        while not delivered:
+            poller.wait(0, ())
+        assert delivered[0] <= 7 + 5
+
+
+async def test_one_step_is_made_however_busy_the_relay_is() -> None:
+    await trio.lowlevel.checkpoint()
+    made: list[int] = []
+    with slow_work(100) as (poller, work), sockets() as (trios, peer):
+        poller.watch_trio(trios.fileno())
+        peer.send(b"x")  # trio is ready in each turn, too
+        for number in range(10):
+            poller.queue_step(Call(lambda number=number: made.append(number)))  # type: ignore[misc]
+        for _ in range(10):
+            poller.wait(0, ())
+        assert made == list(range(10))
+        assert work.runs >= 10
+
+
 async def test_busy_trio_lets_the_relay_work_in_each_round() -> None:
     async with running() as poller:
         with sockets() as (ours, theirs):
@@ -327,15 +366,17 @@ async def test_busy_trio_lets_the_relay_work_in_each_round() -> None:
                 assert len(received) == number
 
 
-async def test_endless_work_leaves_trio_its_turns() -> None:
+@pytest.mark.parametrize("kind", ["deferred", "steps"])
+async def test_endless_work_leaves_trio_its_turns(kind: str) -> None:
     async with running() as poller:
         is_over = False
+        queue = poller.defer if kind == "deferred" else poller.queue_step
 
-        def defer_again() -> None:
+        def go_on() -> None:
             if not is_over:
-                poller.defer(Call(defer_again))
+                queue(Call(go_on))
 
-        defer_again()
+        go_on()
         with sockets() as (ours, theirs):
             await trio.sleep(MS)
             theirs.send(b"x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -387,6 +388,133 @@ async def test_watch_waiter_can_be_cancelled(make: Callable[[], AnyPoller], nurs
             theirs.send(b"x")
             await watch.readable()
             poller.forget(ours.fileno())
+
+
+# Handshakes, a step at a time
+
+
+@define
+class Handshake:
+    """Reads a byte, writes one, and so on: four of them, of which each can be waited for."""
+
+    sock: socket.socket
+    calls: int = 0
+    done: int = 0
+
+    def step(self) -> None:
+        self.calls += 1
+        while self.done < 4:
+            try:
+                if self.done % 2:
+                    self.sock.send(bytes(1))
+                elif self.sock.recv(1) == b"!":
+                    raise ValueError("not a handshake")
+            except BlockingIOError:
+                raise (ssl.SSLWantWriteError if self.done % 2 else ssl.SSLWantReadError) from None
+            self.done += 1
+
+
+@on_each
+async def test_steps_are_repeated_until_done(make: Callable[[], AnyPoller], nursery: trio.Nursery) -> None:
+    async with running(make) as poller:
+        nursery.start_soon(poller.timers.serve)
+        with sockets() as (ours, theirs):
+            handshake = Handshake(ours)
+            watch = poller.add(ours.fileno())
+            fill(ours)
+
+            async def answer() -> None:
+                await wait_all_tasks_blocked()
+                theirs.send(b"x")
+                await wait_all_tasks_blocked()
+                assert handshake.done == 1, "it waits for room"
+                empty(theirs)
+                await wait_all_tasks_blocked()
+                assert handshake.done == 2
+                theirs.send(b"x")
+
+            nursery.start_soon(answer)
+            await watch.repeat(handshake.step, trio.current_time() + 1000)
+            assert handshake.done == 4
+            assert handshake.calls <= 6, "it is only called when something has happened"
+            # The watch serves the next phase.
+            theirs.send(b"y")
+            await watch.readable()
+            assert ours.recv(10) == b"y"
+            poller.forget(ours.fileno())
+
+
+@on_each
+async def test_failed_step_raises_in_its_task(make: Callable[[], AnyPoller], nursery: trio.Nursery) -> None:
+    async with running(make) as poller:
+        with sockets() as (ours, theirs):
+            watch = poller.add(ours.fileno())
+            theirs.send(b"!")
+            with pytest.raises(ValueError, match="not a handshake"):
+                await watch.repeat(Handshake(ours).step)
+            poller.forget(ours.fileno())
+        with sockets() as (ours, theirs):  # others are served
+            watch = poller.add(ours.fileno())
+            theirs.send(b"xx")
+            await watch.repeat(Handshake(ours).step)
+            poller.forget(ours.fileno())
+
+
+@on_each
+async def test_steps_end_at_their_deadline(make: Callable[[], AnyPoller], nursery: trio.Nursery) -> None:
+    async with running(make) as poller:
+        nursery.start_soon(poller.timers.serve)
+        with sockets() as (ours, theirs):
+            handshake = Handshake(ours)
+            watch = poller.add(ours.fileno())
+            theirs.send(b"x")
+            with pytest.raises(trio.TooSlowError):
+                await watch.repeat(handshake.step, trio.current_time() + 0.02)
+            calls = handshake.calls
+            theirs.send(b"x")
+            await wait_all_tasks_blocked()
+            assert handshake.calls == calls, "no step after the deadline"
+            poller.forget(ours.fileno())
+
+
+@on_each
+async def test_cancelled_steps_are_not_repeated(make: Callable[[], AnyPoller], nursery: trio.Nursery) -> None:
+    async with running(make) as poller:
+        with sockets() as (ours, theirs):
+            handshake = Handshake(ours)
+            watch = poller.add(ours.fileno())
+            with trio.CancelScope() as scope:
+
+                async def cancel() -> None:
+                    await wait_all_tasks_blocked()
+                    theirs.send(b"xx")  # the step is queued when it is cancelled
+                    scope.cancel()
+
+                nursery.start_soon(cancel)
+                await watch.repeat(handshake.step)
+            calls = handshake.calls
+            await wait_all_tasks_blocked()
+            assert handshake.calls == calls
+            poller.forget(ours.fileno())
+
+
+@on_epollers
+async def test_steps_of_many_sessions_are_made_side_by_side(make: Callable[[], AnyPoller]) -> None:
+    """No task runs between them: what tasks need would be out of the processor's caches after each."""
+    order: list[str] = []
+    async with running(make) as poller:
+        with ExitStack() as stack:
+
+            async def session(watch: Watch) -> None:
+                order.append("task")
+                await watch.repeat(lambda: order.append("step"))
+                order.append("task")
+
+            async with trio.open_nursery() as sessions:
+                for _ in range(3):
+                    ours, _theirs = stack.enter_context(sockets())
+                    sessions.start_soon(session, poller.add(ours.fileno()))
+    assert order == ["task"] * 3 + ["step"] * 3 + ["task"] * 3
 
 
 @needs_epoll

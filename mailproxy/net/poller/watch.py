@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from ssl import SSLWantReadError, SSLWantWriteError
 from typing import Protocol
 
 import trio
 
-from mailproxy.net.poller.events import ERR, GONE, IN, OUT
+from mailproxy.net.poller.events import ERR, GONE, IN, OUT, Deferred
 from mailproxy.net.poller.timers import Timers
+
+Step = Callable[[], object]
+"""Makes progress with a handshake. It raises SSLWantReadError or SSLWantWriteError, unless that is done."""
 
 
 class Watch(Protocol):
@@ -44,6 +48,19 @@ class Watch(Protocol):
     async def writable(self, deadline: float = math.inf) -> int:
         """Wait until a write, or connect(2), may make progress; otherwise like ``readable``."""
 
+    async def repeat(self, step: Step, deadline: float = math.inf) -> None:
+        """Call ``step`` until the handshake is done: now, and after each report.
+
+        Not in this task, but in the poller, together with the steps of other sessions (``Poller.queue_step``).
+
+        Raises:
+            trio.TooSlowError: After the deadline.
+            Exception: What ``step`` raises.
+
+        Cancellation:
+            ``step`` is not called again.
+        """
+
 
 class WatchPoller(Protocol):
     """What a watch uses of its poller."""
@@ -52,18 +69,31 @@ class WatchPoller(Protocol):
 
     def rearm(self, fd: int, events: int) -> None: ...
     def wake(self, task: trio.lowlevel.Task) -> None: ...
+    def wake_with(self, task: trio.lowlevel.Task, error: BaseException) -> None: ...
+    def queue_step(self, work: Deferred) -> None: ...
     def end_turn(self) -> None: ...
 
 
 class EpollWatch:
     """A watch of ``Poller``. At most one task waits at it."""
 
-    __slots__ = ("_armed_events", "_poller", "_task", "fd", "on_hangup", "pending_events")
+    __slots__ = (
+        "_armed_events",
+        "_is_queued",
+        "_poller",
+        "_step",
+        "_task",
+        "fd",
+        "on_hangup",
+        "pending_events",
+    )
 
     def __init__(self, poller: WatchPoller, fd: int, events: int) -> None:
         self._poller = poller
         self._armed_events = events
         self._task: trio.lowlevel.Task | None = None
+        self._step: Step | None = None  # of the task, while it waits in ``repeat``
+        self._is_queued = False  # in the poller, to be made
         self.fd = fd
         self.pending_events = 0
         self.on_hangup: Callable[[int], None] | None = None
@@ -74,22 +104,66 @@ class EpollWatch:
         if self.on_hangup is not None:
             self.on_hangup(events)
             self._poller.end_turn()  # it may have set a deadline, which trio has to look at
+        if self._step is not None:
+            self._queue_step()
+            return
         task, self._task = self._task, None
         if task is not None:
             self._poller.wake(task)
 
+    def _queue_step(self) -> None:
+        if not self._is_queued:
+            self._is_queued = True
+            self._poller.queue_step(self)
+
+    def run(self) -> None:
+        """Make the step of the task that waits in ``repeat``."""
+        self._is_queued = False
+        step, task = self._step, self._task
+        if step is None or task is None:
+            return
+        self.pending_events &= GONE
+        try:
+            step()
+        except SSLWantReadError:
+            return
+        except SSLWantWriteError:
+            self._arm_writing()
+            return
+        except Exception as error:  # noqa: BLE001 - the task raises it
+            self._step = self._task = None
+            self._poller.wake_with(task, error)
+            return
+        self._step = self._task = None
+        self._poller.wake(task)
+
+    async def repeat(self, step: Step, deadline: float = math.inf) -> None:
+        self._step = step
+        self._queue_step()
+        try:
+            await self._wait(deadline)
+        finally:
+            self._step = None
+
     async def writable(self, deadline: float = math.inf) -> int:
+        self._arm_writing()
+        return await self.readable(deadline)
+
+    def _arm_writing(self) -> None:
         if not self._armed_events & OUT:
             self._armed_events |= OUT
             self._poller.rearm(self.fd, self._armed_events)
-        return await self.readable(deadline)
 
     async def readable(self, deadline: float = math.inf) -> int:
         self.pending_events &= GONE  # epoll reports these once, and they stay true
+        await self._wait(deadline)
+        return self.pending_events
+
+    async def _wait(self, deadline: float) -> None:
         self._task = trio.lowlevel.current_task()
         if deadline == math.inf:
             await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
-            return self.pending_events
+            return
         timer = self._poller.timers.add(deadline, self)
         try:
             await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
@@ -97,7 +171,6 @@ class EpollWatch:
             is_late = not self._poller.timers.remove(timer)
         if is_late:
             raise trio.TooSlowError
-        return self.pending_events
 
     def on_deadline(self, now: float) -> None:  # noqa: ARG002 - called by the timers
         """Wake the task that waits."""
@@ -133,6 +206,17 @@ class TrioWatch:
         with trio.fail_at(deadline):
             await trio.lowlevel.wait_readable(self.fd)
         return IN
+
+    async def repeat(self, step: Step, deadline: float = math.inf) -> None:
+        while True:
+            try:
+                step()
+            except SSLWantReadError:
+                await self.readable(deadline)
+            except SSLWantWriteError:
+                await self.writable(deadline)
+            else:
+                return
 
     async def writable(self, deadline: float = math.inf) -> int:
         with trio.fail_at(deadline):

@@ -144,16 +144,7 @@ async def _handshake(tls: ssl.SSLSocket, watch: Watch | None, deadline: float = 
     watch = watch or TrioWatch(tls.fileno())
     if ssl_object(tls) is None:  # the server closed before the socket was wrapped
         tls.getpeername()  # raises the error that says why
-    do_handshake = ssl_object(tls).do_handshake
-    while True:
-        try:
-            do_handshake()
-        except ssl.SSLWantReadError:
-            await watch.readable(deadline)
-        except ssl.SSLWantWriteError:
-            await watch.writable(deadline)
-        else:
-            return
+    await watch.repeat(ssl_object(tls).do_handshake, deadline)
 
 
 def tls_info(tls: TlsSocket) -> TlsInfo:

@@ -1,6 +1,6 @@
-"""OpenSSL's functions that ``ssl`` lacks: ``SSL_ctrl`` to clear a mode, ``SSL_shutdown`` without a read.
+"""OpenSSL's functions that ``ssl`` lacks: ``SSL_ctrl`` for two modes, ``SSL_shutdown`` without a read.
 
-The mode is auto-retry (``SSL_MODE_AUTO_RETRY``), which CPython sets. With it, one read continues as long as the socket
+One mode is auto-retry (``SSL_MODE_AUTO_RETRY``), which CPython sets. With it, one read continues as long as the socket
 has records without data: refused renegotiations in TLS 1.2, key updates in TLS 1.3. A single client can send them
 faster than OpenSSL handles them, and block the event loop. Without it, a read handles at most one record.
 
@@ -26,6 +26,7 @@ from attrs import frozen
 
 _SSL_CTRL_MODE, _SSL_CTRL_CLEAR_MODE = 33, 78  # openssl/ssl.h
 _SSL_MODE_AUTO_RETRY = 4
+_SSL_MODE_NO_AUTO_CHAIN = 8
 _POINTER_BYTES = ctypes.sizeof(ctypes.c_void_p)
 
 # PySSLSocket in Modules/_ssl.c begins: PyObject_HEAD, PyObject *Socket (a weak reference), SSL *ssl,
@@ -47,7 +48,20 @@ def clear_auto_retry(connection: Any) -> None:
     """Clear the mode of an ``_ssl._SSLSocket``, if that is possible in this interpreter."""
     library = _load_library()
     if library is not None and type(connection) is library.connection_type:
-        library.control(ssl_pointer(connection), _SSL_CTRL_CLEAR_MODE, _SSL_MODE_AUTO_RETRY, None)
+        library.functions.SSL_ctrl(ssl_pointer(connection), _SSL_CTRL_CLEAR_MODE, _SSL_MODE_AUTO_RETRY, None)
+
+
+def disable_auto_chain(context: ssl.SSLContext) -> None:
+    """Have a server's context send the certificates that were loaded and no others, if that is possible here.
+
+    Otherwise OpenSSL searches the context's CAs in each handshake for the issuers of a certificate that came without a
+    chain. That costs 10 µs, and may send CAs that are meant for client certificates.
+    """
+    library = _load_library()
+    if library is not None:
+        connection = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)._sslobj  # type: ignore[attr-defined]  # noqa: SLF001 - as in ``tls_socket``
+        pointer = library.functions.SSL_get_SSL_CTX(ssl_pointer(connection))
+        library.functions.SSL_CTX_ctrl(pointer, _SSL_CTRL_MODE, _SSL_MODE_NO_AUTO_CHAIN, None)
 
 
 def can_clear_auto_retry() -> bool:
@@ -74,9 +88,9 @@ def shutdown_once(connection: Any) -> bool:
     if library is None or type(connection) is not library.connection_type:
         return False
     ctypes.set_errno(0)
-    if library.shutdown(ssl_pointer(connection)) >= 0:
+    if library.functions.SSL_shutdown(ssl_pointer(connection)) >= 0:
         return True
-    library.clear_errors()  # of this thread, which the next call of ``ssl`` would take for its own
+    library.functions.ERR_clear_error()  # of this thread, which the next call of ``ssl`` would take for its own
     code = ctypes.get_errno()
     if code not in (0, errno.EAGAIN):
         raise OSError(code, os.strerror(code))
@@ -85,11 +99,9 @@ def shutdown_once(connection: Any) -> bool:
 
 @frozen
 class _Library:
-    """The functions of OpenSSL, and the type that holds an ``SSL *`` where it is expected."""
+    """OpenSSL's functions, by their names, and the type that holds an ``SSL *`` where it is expected."""
 
-    control: Callable[..., int]
-    shutdown: Callable[[int | None], int]
-    clear_errors: Callable[[], None]
+    functions: Any
     connection_type: type
 
 
@@ -97,19 +109,19 @@ class _Library:
 def _load_library() -> _Library | None:
     """Return OpenSSL's functions, None if the layout of the object or the library is unknown."""
     try:
-        control, shutdown, clear_errors = _functions()
-        connection_type = _verify_layout(control)
+        functions = _functions()
+        connection_type = _verify_layout(functions.SSL_ctrl)
     except (OSError, AttributeError, ImportError, TypeError, ValueError):
         return None
     if connection_type is None:
         return None
-    return _Library(control, shutdown, clear_errors, connection_type)
+    return _Library(functions, connection_type)
 
 
-def _functions() -> tuple[Callable[..., int], Callable[[int | None], int], Callable[[], None]]:
-    """Return ``SSL_ctrl``, ``SSL_shutdown`` and ``ERR_clear_error`` of the library that ``ssl`` uses.
+def _functions() -> Any:
+    """Return the library that ``ssl`` uses.
 
-    They are searched for in the extension module of ``ssl`` and that module's libraries.
+    It is searched for in the extension module of ``ssl`` and that module's libraries.
 
     Raises:
         AttributeError, OSError: If OpenSSL is linked statically.
@@ -118,13 +130,13 @@ def _functions() -> tuple[Callable[..., int], Callable[[int | None], int], Calla
 
     # PyDLL keeps the global interpreter lock: the calls are too short to release it.
     library = ctypes.PyDLL(_ssl.__file__, use_errno=True)
-    library.SSL_ctrl.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]
-    library.SSL_ctrl.restype = ctypes.c_long
-    library.SSL_shutdown.argtypes = [ctypes.c_void_p]
-    library.SSL_shutdown.restype = ctypes.c_int
-    library.ERR_clear_error.argtypes = []
-    library.ERR_clear_error.restype = None
-    return library.SSL_ctrl, library.SSL_shutdown, library.ERR_clear_error
+    for control in (library.SSL_ctrl, library.SSL_CTX_ctrl):
+        control.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p]
+        control.restype = ctypes.c_long
+    library.SSL_get_SSL_CTX.argtypes = library.SSL_shutdown.argtypes = [ctypes.c_void_p]
+    library.SSL_get_SSL_CTX.restype, library.SSL_shutdown.restype = ctypes.c_void_p, ctypes.c_int
+    library.ERR_clear_error.argtypes, library.ERR_clear_error.restype = [], None
+    return library
 
 
 def _verify_layout(control: Callable[..., int]) -> type | None:

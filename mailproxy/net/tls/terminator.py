@@ -26,6 +26,7 @@ from mailproxy.net.tls.certificate import (
 )
 from mailproxy.net.tls.context import load_chain, set_parameters
 from mailproxy.net.tls.kernel import OP_ENABLE_KTLS
+from mailproxy.net.tls.openssl import disable_auto_chain
 
 CertificateSet = tuple[Certificate, ...]
 """The certificates of one context: one for each key type, of which OpenSSL uses what the client supports."""
@@ -187,6 +188,7 @@ class Terminator:
         tls = self._tls
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         set_parameters(context, tls)
+        disable_auto_chain(context)
         # A ticket costs about 15 µs. One is what a client needs to resume, and each resumption brings the
         # next one.
         context.num_tickets = 1 if tls.tickets else 0

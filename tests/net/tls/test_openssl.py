@@ -8,6 +8,7 @@ import ssl
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
@@ -29,7 +30,8 @@ def cleared_cache() -> Iterator[None]:
 
 
 def mode(connection: object) -> int:
-    return openssl._functions()[0](ssl_pointer(connection), 33, 0, None)
+    value: int = openssl._functions().SSL_ctrl(ssl_pointer(connection), 33, 0, None)
+    return value
 
 
 def test_auto_retry_is_cleared_with_shared_openssl() -> None:
@@ -68,7 +70,7 @@ def test_unexpected_struct_layout_disables_clearing(monkeypatch: pytest.MonkeyPa
 
     for name in ("_SOCKET_OFFSET", "_SSL_OFFSET", "_CONTEXT_OFFSET"):
         monkeypatch.setattr(openssl, name, getattr(openssl, name) + shift)
-    monkeypatch.setattr(openssl, "_functions", lambda: (control, control, control))
+    monkeypatch.setattr(openssl, "_functions", lambda: SimpleNamespace(SSL_ctrl=control))
     assert not can_clear_auto_retry()
     assert called == []
 

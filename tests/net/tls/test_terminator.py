@@ -40,9 +40,10 @@ def time_limit(nursery: trio.Nursery) -> None:
 
 @frozen
 class ClientView:
-    """Facts of a successful handshake, as the client saw them."""
+    """Facts of a successful handshake, as the client saw them. ``sent`` is the number of certificates it got."""
 
     names: list[str]
+    sent: int
     alpn: str | None
     is_resumed: bool
     session: ssl.SSLSession | None
@@ -134,8 +135,9 @@ class Bind:
                     der = tls.getpeercert(binary_form=True)
                     assert der is not None
                     names = _names(x509.load_der_x509_certificate(der))
+                    sent = len(tls._sslobj.get_unverified_chain() or ())  # type: ignore[attr-defined]
                     outcome["client_view"] = ClientView(
-                        names, tls.selected_alpn_protocol(), bool(tls.session_reused), tls.session, der
+                        names, sent, tls.selected_alpn_protocol(), bool(tls.session_reused), tls.session, der
                     )
             except ssl.SSLError as error:
                 outcome["alert"] = error.reason or str(error)
@@ -222,6 +224,18 @@ async def test_missing_optional_client_certificate_is_accepted(
         None,
         None,
     )
+
+
+@versions
+@names
+async def test_no_client_ca_is_sent_with_the_certificate(
+    throw_away_ca: ThrowAwayCA, tmp_path: Path, name: str | None, version: str
+) -> None:
+    """The file has the certificate alone. Its issuer is known, but only as the CA of client certificates."""
+    bind = Bind(throw_away_ca, tmp_path, client_verify="optional", client_ca=throw_away_ca.pem)
+    outcome = await bind.greet(bind.client(version=version), name)
+    assert outcome.client_view is not None
+    assert outcome.client_view.sent == 1
 
 
 @versions
