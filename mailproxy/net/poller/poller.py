@@ -107,8 +107,8 @@ class Poller:
         now = self.clock()
         until = now + timeout
         while True:
-            # A negative timeout would have no end.
-            pause = 0 if until < now or self._has_work else until - now
+            # A negative timeout would have no end. This is ``_has_work``, without the call.
+            pause = 0 if until < now or self._deferred or self._steps or self._undelivered else until - now
             if self._take_turn(pause):
                 had_events = True
             now = self.now
@@ -151,24 +151,27 @@ class Poller:
     # Delivery
 
     def _take_turn(self, timeout: float, deadline: float | None = None) -> int:
-        """Wait for events, deliver them, run what was deferred, and return the number of all that.
+        """Wait for events, deliver them, and run what was deferred.
 
         At the deadline, a millisecond after the first event by default, the next turn gets what is left.
+
+        Returns:
+            The number of events. 1 if there was deferred work alone, 0 if there was nothing to do.
         """
         reports = self._epoll.poll(timeout, _EVENTS_PER_POLL)
         if self._undelivered:
             reports = self._with_undelivered(reports)
         self.now = self.clock()
-        deferred = len(self._deferred) + len(self._steps)
-        if reports or deferred:
-            self.turns += 1
-            if deadline is None:
-                deadline = self.now + _MAX_TURN_S
-            if self._deliver_each(reports, deadline) and self._deferred:
-                self._run_each(self._deferred, deadline)
-            if self._steps:
-                self._run_each(self._steps, deadline if self.is_trio_ready else deadline + _MAX_STEPS_S)
-        return len(reports) + deferred
+        if not (reports or self._deferred or self._steps):
+            return 0
+        self.turns += 1
+        if deadline is None:
+            deadline = self.now + _MAX_TURN_S
+        if self._deliver_each(reports, deadline) and self._deferred:
+            self._run_each(self._deferred, deadline)
+        if self._steps:
+            self._run_each(self._steps, deadline if self.is_trio_ready else deadline + _MAX_STEPS_S)
+        return len(reports) or 1
 
     def _run_each(self, deferred: deque[Deferred], deadline: float) -> None:
         for _ in range(len(deferred)):
