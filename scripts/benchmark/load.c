@@ -674,7 +674,7 @@ static void prepare_bulk(void)
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN);                /* SSL_write has no MSG_NOSIGNAL */
-    /* Each answer would interrupt a proxy that has all processors. What that costs would count as the proxy's time. */
+    /* Otherwise each answer preempts the proxy where they share a processor, and the proxy's time has what that costs. */
     sched_setscheduler(0, SCHED_BATCH, &(struct sched_param){0});
     poller = epoll_create1(EPOLL_CLOEXEC);
     if (poller < 0) die("epoll_create");

@@ -216,10 +216,11 @@ def _unwrapped(function: Callable[..., object], *args: Any) -> None:
 
 @define
 class SlowWork:
-    """Work without an end: deferred, steps of handshakes, or both in turns. A run takes a millisecond of the clock."""
+    """Work without an end: deferred, steps of handshakes, or both in turns. A run takes ``unit`` of the clock."""
 
     poller: Poller
     kinds: str = "deferred"
+    unit: float = MS
     time: float = 0.0
     runs: int = 0
     on_run: Callable[[int], object] = field(default=lambda _: None)
@@ -228,7 +229,7 @@ class SlowWork:
         return self.time
 
     def run(self) -> None:
-        self.time += MS
+        self.time += self.unit
         self.runs += 1
         self.queue(self.runs)
         self.on_run(self.runs)
@@ -348,10 +349,23 @@ async def test_one_step_is_made_however_busy_the_relay_is() -> None:
         peer.send(b"x")  # trio is ready in each turn, too
         for number in range(10):
             poller.queue_step(Call(lambda number=number: made.append(number)))  # type: ignore[misc]
-        for _ in range(10):
+            poller.queue_step(Call(lambda: setattr(work, "time", work.time + 10 * MS)))
+        for number in range(10):
             poller.wait(0, ())
-        assert made == list(range(10))
+            assert made == list(range(number + 1)), "with no time left, there is one step"
+            poller.wait(0, ())
         assert work.runs >= 10
+
+
+async def test_handshakes_end_when_trio_is_late() -> None:
+    """The turn whose poll comes after trio's deadline has no more time for them."""
+    await trio.lowlevel.checkpoint()
+    for begin in range(40):  # a tenth of a millisecond each: somewhere in a turn
+        with slow_work(100, "steps") as (poller, work):
+            work.unit = 0.3 * MS
+            deadline = 10 * MS + begin * 0.1 * MS
+            poller.wait(deadline, ())
+            assert deadline <= work.time <= deadline + 5 * MS
 
 
 async def test_busy_trio_lets_the_relay_work_in_each_round() -> None:

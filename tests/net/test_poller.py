@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import socket
 import ssl
+import weakref
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -487,14 +489,98 @@ async def test_cancelled_steps_are_not_repeated(make: Callable[[], AnyPoller], n
 
                 async def cancel() -> None:
                     await wait_all_tasks_blocked()
-                    theirs.send(b"xx")  # the step is queued when it is cancelled
+                    assert handshake.calls == 1
                     scope.cancel()
+                    theirs.send(b"xx")
 
                 nursery.start_soon(cancel)
                 await watch.repeat(handshake.step)
-            calls = handshake.calls
             await wait_all_tasks_blocked()
-            assert handshake.calls == calls
+            assert handshake.calls == 1
+            poller.forget(ours.fileno())
+
+
+@on_epollers
+async def test_step_that_is_queued_when_its_task_is_cancelled(
+    make: Callable[[], AnyPoller], nursery: trio.Nursery
+) -> None:
+    """It is not made, and the next phase may wait at the watch in its place."""
+    async with running(make) as poller:
+        with sockets() as (ours, theirs):
+            handshake = Handshake(ours)
+            watch = poller.add(ours.fileno())
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await watch.repeat(handshake.step)
+            again = Handshake(ours)
+            theirs.send(b"xx")
+            await watch.repeat(again.step)
+            assert (handshake.calls, again.done) == (0, 4)
+            poller.forget(ours.fileno())
+
+
+@on_epollers
+async def test_handshake_that_is_done_is_not_late(
+    make: Callable[[], AnyPoller], nursery: trio.Nursery
+) -> None:
+    """Its last step is made in the turn in which its timer falls due."""
+    async with running(make) as poller:
+        nursery.start_soon(poller.timers.serve)
+        for _ in range(20):
+            with sockets() as (ours, _theirs):
+                deadline = trio.current_time() + 0.002
+                made: list[float] = []
+
+                def step(deadline: float = deadline, made: list[float] = made) -> None:
+                    while trio.current_time() < deadline + 0.001:
+                        pass
+                    made.append(deadline)
+
+                await poller.add(ours.fileno()).repeat(step, deadline)
+                assert made
+                poller.forget(ours.fileno())
+
+
+@on_epollers
+async def test_failure_of_the_watch_is_raised_in_its_task(
+    make: Callable[[], AnyPoller], nursery: trio.Nursery
+) -> None:
+    """epoll cannot report room at a descriptor that is no longer registered."""
+    async with running(make) as poller:
+        with sockets() as (ours, _theirs):
+            watch = poller.add(ours.fileno())
+
+            def step() -> None:
+                poller.unregister(ours.fileno())
+                raise ssl.SSLWantWriteError
+
+            with pytest.raises(FileNotFoundError):
+                await watch.repeat(step)
+
+
+@on_epollers
+async def test_failed_step_leaves_no_cycle(make: Callable[[], AnyPoller], nursery: trio.Nursery) -> None:
+    """A cycle would keep a session in memory until the garbage collector runs, which is rare."""
+
+    class Session:
+        def step(self) -> None:
+            raise ValueError
+
+    async def fail(watch: Watch) -> weakref.ref[Session]:
+        session = Session()
+        with suppress(ValueError):
+            await watch.repeat(session.step)
+        return weakref.ref(session)
+
+    async with running(make) as poller:
+        with sockets() as (ours, _theirs):
+            gc.disable()
+            try:
+                session = await fail(poller.add(ours.fileno()))
+                await wait_all_tasks_blocked()
+                assert session() is None
+            finally:
+                gc.enable()
             poller.forget(ours.fileno())
 
 

@@ -16,8 +16,8 @@ Edge-triggered means that epoll reports each change once (epoll(7)). So a task w
 the socket drained (or full), and a new handler looks at the events that the watch has noted, or tries the
 socket.
 
-A watch also makes the steps of TLS handshakes (``repeat``), those of all sessions side by side behind the events of a
-turn (``Poller.queue_step``).
+A watch also makes the steps of TLS handshakes (``repeat``), those of all sessions in a row after the events of a turn
+(``Poller.queue_step``).
 
 Without epoll, ``TrioPoller`` does the same with trio's own waits. It does not notice a client that closes.
 

@@ -20,6 +20,6 @@ class EventHandler(Protocol):
 
 
 class Deferred(Protocol):
-    """Work that waits for the other sessions' turn. ``run`` is synchronous and raises nothing."""
+    """Work for the end of a turn, after all events. ``run`` is synchronous and raises nothing."""
 
     def run(self) -> None: ...

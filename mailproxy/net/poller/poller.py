@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 from collections import deque
@@ -9,7 +10,6 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 
 import trio
-from outcome import Error
 
 from mailproxy.errors import ProxyError
 from mailproxy.net.poller import io_wait
@@ -24,7 +24,7 @@ _POLLS_PER_ROUND = 8  # of the poller's task. Another round through trio's loop 
 # become ready, and the one whose poll reports them.
 _MAX_TURN_S = 0.001
 _MAX_TURNS_S = 0.0025  # of the poller's task, since a round through trio's loop costs more than a poll
-_MAX_STEPS_S = 0.0015  # more, for the steps of handshakes, unless trio is ready
+_MAX_STEPS_S = 0.0015  # Steps of handshakes may take this much longer, unless trio has to look at something.
 _EVENTS_PER_CLOCK_READ = 16
 _BUSY_EVENTS = 2  # with this many events in one poll, more are likely to be ready at once
 
@@ -44,7 +44,7 @@ class Poller:
         """Make the epoll object.
 
         Args:
-            on_fault: Gets each exception that a handler or a deferred ``run`` raises although it must not.
+            on_fault: Gets each exception that a handler or a ``run`` raises although it must not.
                 Without it, ``serve`` raises the exception.
         """
         self._epoll = select.epoll()
@@ -98,18 +98,20 @@ class Poller:
     def wait(self, timeout: float, runnable: Collection[object]) -> bool:
         """Deliver events until trio has something to do, or for ``timeout`` seconds; as ``io_wait.Waiting``.
 
-        Fairness: each turn begins with a poll and ends after a millisecond and what then goes on. So a busy
-        relay notices trio's descriptors and deadlines within 5 ms. And each time that busy tasks let trio
-        wait, with a timeout of 0, there is one turn.
+        Fairness: each turn begins with a poll. It ends after a millisecond, with handshakes after 2.5, and what then
+        goes on. The turn whose poll finds that trio is ready, or late, has no more time for handshakes. So a busy
+        relay notices trio's descriptors and deadlines within 5 ms. And each time that busy tasks let trio wait, with
+        a timeout of 0, there is one turn.
         """
         self.is_trio_ready = self._must_end_turn = False
         had_events = False
         now = self.clock()
         until = now + timeout
+        trio_deadline = until if timeout > 0 else math.inf
         while True:
             # A negative timeout would have no end. This is ``_has_work``, without the call.
             pause = 0 if until < now or self._deferred or self._steps or self._undelivered else until - now
-            if self._take_turn(pause):
+            if self._take_turn(pause, None, trio_deadline):
                 had_events = True
             now = self.now
             if self.is_trio_ready or runnable or self._must_end_turn or now >= until:
@@ -150,13 +152,18 @@ class Poller:
 
     # Delivery
 
-    def _take_turn(self, timeout: float, deadline: float | None = None) -> int:
-        """Wait for events, deliver them, and run what was deferred.
+    def _take_turn(
+        self, timeout: float, deadline: float | None = None, trio_deadline: float = math.inf
+    ) -> int:
+        """Wait for events, deliver them, run what was deferred, and make steps.
 
-        At the deadline, a millisecond after the first event by default, the next turn gets what is left.
+        Args:
+            timeout: Seconds to wait.
+            deadline: When the next turn gets what is left. The default is a millisecond after the first event.
+            trio_deadline: That of trio's loop.
 
         Returns:
-            The number of events. 1 if there was deferred work alone, 0 if there was nothing to do.
+            The number of events. 1 if there were none but deferred work or steps, 0 if there was nothing to do.
         """
         reports = self._epoll.poll(timeout, _EVENTS_PER_POLL)
         if self._undelivered:
@@ -170,13 +177,14 @@ class Poller:
         if self._deliver_each(reports, deadline) and self._deferred:
             self._run_each(self._deferred, deadline)
         if self._steps:
-            self._run_each(self._steps, deadline if self.is_trio_ready else deadline + _MAX_STEPS_S)
+            must_end = self.is_trio_ready or self.now >= trio_deadline
+            self._run_each(self._steps, deadline if must_end else deadline + _MAX_STEPS_S)
         return len(reports) or 1
 
-    def _run_each(self, deferred: deque[Deferred], deadline: float) -> None:
-        for _ in range(len(deferred)):
+    def _run_each(self, work: deque[Deferred], deadline: float) -> None:
+        for _ in range(len(work)):
             try:
-                deferred.popleft().run()
+                work.popleft().run()
             except Exception as fault:  # noqa: BLE001 - the border of one session: the others go on
                 self._on_fault(fault)
             if self.clock() > deadline:
@@ -322,10 +330,10 @@ class Poller:
         self._end_pause()
 
     def queue_step(self, work: Deferred) -> None:
-        """Run this step of a handshake behind the events of a turn, together with those of other sessions.
+        """Run this step of a handshake after the events of a turn, in a row with those of other sessions.
 
-        After its arithmetic, nothing that the interpreter needs is in the processor's caches: what follows takes two
-        to three times as long. So the steps of many sessions come first, then their tasks, side by side.
+        After its arithmetic, nothing that the interpreter needs is in the processor's caches, and what follows takes
+        two to three times as long. So the poller makes the steps of all sessions first. Then their tasks run.
         """
         self._steps.append(work)
         self._end_pause()
@@ -340,11 +348,6 @@ class Poller:
         """Reschedule a task, and end this turn soon so that it runs."""
         self._must_end_turn = True
         trio.lowlevel.reschedule(task)
-
-    def wake_with(self, task: trio.lowlevel.Task, error: BaseException) -> None:
-        """Reschedule a task that raises this; otherwise like ``wake``."""
-        self._must_end_turn = True
-        trio.lowlevel.reschedule(task, Error(error))
 
     def end_turn(self) -> None:
         """Have trio's loop look at its tasks and deadlines soon. For handlers that have changed those."""

@@ -13,7 +13,7 @@ from mailproxy.net.poller.events import ERR, GONE, IN, OUT, Deferred
 from mailproxy.net.poller.timers import Timers
 
 Step = Callable[[], object]
-"""Makes progress with a handshake. It raises SSLWantReadError or SSLWantWriteError, unless that is done."""
+"""Makes progress with a handshake. It raises SSLWantReadError or SSLWantWriteError until the handshake is done."""
 
 
 class Watch(Protocol):
@@ -51,7 +51,7 @@ class Watch(Protocol):
     async def repeat(self, step: Step, deadline: float = math.inf) -> None:
         """Call ``step`` until the handshake is done: now, and after each report.
 
-        Not in this task, but in the poller, together with the steps of other sessions (``Poller.queue_step``).
+        With epoll the poller calls it, outside this task (``Poller.queue_step``).
 
         Raises:
             trio.TooSlowError: After the deadline.
@@ -69,7 +69,6 @@ class WatchPoller(Protocol):
 
     def rearm(self, fd: int, events: int) -> None: ...
     def wake(self, task: trio.lowlevel.Task) -> None: ...
-    def wake_with(self, task: trio.lowlevel.Task, error: BaseException) -> None: ...
     def queue_step(self, work: Deferred) -> None: ...
     def end_turn(self) -> None: ...
 
@@ -79,6 +78,7 @@ class EpollWatch:
 
     __slots__ = (
         "_armed_events",
+        "_failure",
         "_is_queued",
         "_poller",
         "_step",
@@ -93,13 +93,14 @@ class EpollWatch:
         self._armed_events = events
         self._task: trio.lowlevel.Task | None = None
         self._step: Step | None = None  # of the task, while it waits in ``repeat``
-        self._is_queued = False  # in the poller, to be made
+        self._is_queued = False  # in the poller
+        self._failure: Exception | None = None  # of the last step
         self.fd = fd
         self.pending_events = 0
         self.on_hangup: Callable[[int], None] | None = None
 
     def on_events(self, events: int) -> None:
-        """Note the events, call ``on_hangup``, and wake the task that waits."""
+        """Note the events, call ``on_hangup``, and wake the task that waits, or queue its step."""
         self.pending_events |= events
         if self.on_hangup is not None:
             self.on_hangup(events)
@@ -124,26 +125,33 @@ class EpollWatch:
             return
         self.pending_events &= GONE
         try:
-            step()
-        except SSLWantReadError:
-            return
-        except SSLWantWriteError:
-            self._arm_writing()
-            return
+            try:
+                step()
+            except SSLWantReadError:
+                return
+            except SSLWantWriteError:
+                self._arm_writing()
+                return
         except Exception as error:  # noqa: BLE001 - the task raises it
-            self._step = self._task = None
-            self._poller.wake_with(task, error)
-            return
+            self._failure = error
         self._step = self._task = None
         self._poller.wake(task)
 
     async def repeat(self, step: Step, deadline: float = math.inf) -> None:
-        self._step = step
+        self._step, self._failure = step, None
         self._queue_step()
         try:
             await self._wait(deadline)
+        except trio.TooSlowError:
+            if self._step is not None:  # otherwise the last step was made before the task could run
+                raise
         finally:
             self._step = None
+        if self._failure is not None:
+            try:
+                raise self._failure
+            finally:
+                self._failure = None  # its traceback refers to this watch's task, which would be a cycle
 
     async def writable(self, deadline: float = math.inf) -> int:
         self._arm_writing()

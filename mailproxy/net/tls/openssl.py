@@ -1,12 +1,12 @@
-"""OpenSSL's functions that ``ssl`` lacks: ``SSL_ctrl`` for two modes, ``SSL_shutdown`` without a read.
+"""OpenSSL's functions that ``ssl`` lacks: modes of contexts and connections, ``SSL_shutdown`` without a read.
 
-One mode is auto-retry (``SSL_MODE_AUTO_RETRY``), which CPython sets. With it, one read continues as long as the socket
+CPython sets auto-retry (``SSL_MODE_AUTO_RETRY``) for each connection. With it, one read continues as long as the socket
 has records without data: refused renegotiations in TLS 1.2, key updates in TLS 1.3. A single client can send them
 faster than OpenSSL handles them, and block the event loop. Without it, a read handles at most one record.
 
 The ``SSL *`` is read from CPython's own object, at the offset that CPython 3.11 to 3.14 use, and OpenSSL is called
 through the extension module that is linked with it. Both are verified once, before the first use. The verification
-only reads that object and compares addresses. If it fails, the mode stays set, and the log says so at the start.
+only reads that object and compares addresses. If it fails, auto-retry stays set, and the log says so at the start.
 """
 
 from __future__ import annotations
@@ -45,27 +45,29 @@ NOT_CLEARED = (
 
 
 def clear_auto_retry(connection: Any) -> None:
-    """Clear the mode of an ``_ssl._SSLSocket``, if that is possible in this interpreter."""
+    """Clear auto-retry of an ``_ssl._SSLSocket``, if that is possible in this interpreter."""
     library = _load_library()
     if library is not None and type(connection) is library.connection_type:
         library.functions.SSL_ctrl(ssl_pointer(connection), _SSL_CTRL_CLEAR_MODE, _SSL_MODE_AUTO_RETRY, None)
 
 
 def disable_auto_chain(context: ssl.SSLContext) -> None:
-    """Have a server's context send the certificates that were loaded and no others, if that is possible here.
+    """Set ``SSL_MODE_NO_AUTO_CHAIN`` of a server's context, if that is possible in this interpreter.
 
-    Otherwise OpenSSL searches the context's CAs in each handshake for the issuers of a certificate that came without a
-    chain. That costs 10 µs, and may send CAs that are meant for client certificates.
+    Without the mode, OpenSSL searches the context's CAs in each handshake for the issuers of a certificate that came
+    without a chain. That costs 10 µs, and may send CAs that are meant for client certificates.
     """
     library = _load_library()
-    if library is not None:
-        connection = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)._sslobj  # type: ignore[attr-defined]  # noqa: SLF001 - as in ``tls_socket``
+    if library is None:
+        return
+    connection = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)._sslobj  # type: ignore[attr-defined]  # noqa: SLF001 - as in ``tls_socket``
+    if type(connection) is library.connection_type:
         pointer = library.functions.SSL_get_SSL_CTX(ssl_pointer(connection))
         library.functions.SSL_CTX_ctrl(pointer, _SSL_CTRL_MODE, _SSL_MODE_NO_AUTO_CHAIN, None)
 
 
 def can_clear_auto_retry() -> bool:
-    """Whether the mode can be cleared in this interpreter."""
+    """Whether auto-retry can be cleared in this interpreter."""
     return _load_library() is not None
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from mailproxy.net.tls import openssl
 from mailproxy.net.tls.close import send_close_notify, send_record
-from mailproxy.net.tls.openssl import can_clear_auto_retry, clear_auto_retry, ssl_pointer
+from mailproxy.net.tls.openssl import can_clear_auto_retry, clear_auto_retry, disable_auto_chain, ssl_pointer
 from mailproxy.net.tls.tls_socket import TlsSocket, ssl_object
 from mailproxy.testing import ThrowAwayCA
 
@@ -57,6 +57,7 @@ def test_missing_symbol_disables_clearing(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(openssl, "_functions", missing)
     assert not can_clear_auto_retry()
     clear_auto_retry(object())
+    disable_auto_chain(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
 
 
 @pytest.mark.parametrize("shift", [-ctypes.sizeof(ctypes.c_void_p), ctypes.sizeof(ctypes.c_void_p)])

@@ -19,6 +19,7 @@ from mailproxy.errors import ClientHandshakeError
 from mailproxy.net.tls.certificate import read_certificate
 from mailproxy.net.tls.close import Alert, send_alert
 from mailproxy.net.tls.handshake import TlsInfo, accept_tls, tls_info
+from mailproxy.net.tls.openssl import can_clear_auto_retry
 from mailproxy.net.tls.terminator import Terminator
 from mailproxy.net.tls.tls_socket import client_certificate
 from mailproxy.testing import ThrowAwayCA
@@ -226,6 +227,7 @@ async def test_missing_optional_client_certificate_is_accepted(
     )
 
 
+@pytest.mark.skipif(not can_clear_auto_retry(), reason="this Python has OpenSSL built in")
 @versions
 @names
 async def test_no_client_ca_is_sent_with_the_certificate(
