@@ -358,7 +358,7 @@ async def test_one_step_is_made_however_busy_the_relay_is() -> None:
 
 
 async def test_handshakes_end_when_trio_is_late() -> None:
-    """The turn whose poll comes after trio's deadline has no more time for them."""
+    """A turn that begins after trio's deadline ends after a millisecond, as without handshakes."""
     await trio.lowlevel.checkpoint()
     for begin in range(40):  # a tenth of a millisecond each: somewhere in a turn
         with slow_work(100, "steps") as (poller, work):

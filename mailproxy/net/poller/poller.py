@@ -99,9 +99,9 @@ class Poller:
         """Deliver events until trio has something to do, or for ``timeout`` seconds; as ``io_wait.Waiting``.
 
         Fairness: each turn begins with a poll. It ends after a millisecond, with handshakes after 2.5, and what then
-        goes on. The turn whose poll finds that trio is ready, or late, has no more time for handshakes. So a busy
-        relay notices trio's descriptors and deadlines within 5 ms. And each time that busy tasks let trio wait, with
-        a timeout of 0, there is one turn.
+        goes on. If its poll finds that trio is ready or late, it ends after a millisecond in any case. So a busy relay
+        notices trio's descriptors and deadlines within 5 ms. And each time that busy tasks let trio wait, with a
+        timeout of 0, there is one turn.
         """
         self.is_trio_ready = self._must_end_turn = False
         had_events = False
@@ -109,17 +109,13 @@ class Poller:
         until = now + timeout
         trio_deadline = until if timeout > 0 else math.inf
         while True:
-            # A negative timeout would have no end. This is ``_has_work``, without the call.
+            # A negative timeout would have no end.
             pause = 0 if until < now or self._deferred or self._steps or self._undelivered else until - now
             if self._take_turn(pause, None, trio_deadline):
                 had_events = True
             now = self.now
             if self.is_trio_ready or runnable or self._must_end_turn or now >= until:
                 return had_events
-
-    @property
-    def _has_work(self) -> bool:
-        return bool(self._deferred or self._steps or self._undelivered)
 
     # In a task
 
@@ -129,7 +125,7 @@ class Poller:
             self._epoll.register(wakeup_fd, IN | ET)
             on_started()
             while True:
-                if self._has_work:
+                if self._deferred or self._steps or self._undelivered:
                     await trio.lowlevel.checkpoint()
                 else:
                     self._wakeup_fd = wakeup_fd

@@ -121,9 +121,9 @@ def _load_library() -> _Library | None:
 
 
 def _functions() -> Any:
-    """Return the library that ``ssl`` uses.
+    """Return the functions of the library that ``ssl`` uses, as a library of ctypes.
 
-    It is searched for in the extension module of ``ssl`` and that module's libraries.
+    They are searched for in the extension module of ``ssl`` and that module's libraries.
 
     Raises:
         AttributeError, OSError: If OpenSSL is linked statically.
