@@ -10,10 +10,14 @@ from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mailproxy.importers.ports import protocol_of_port
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-PORTS = range(20_000, 32_000)  # below Linux's ephemeral ports, so that no client socket takes one
+# Below Linux's ephemeral ports, so that no client socket takes one. Ports such as 20143 are left out: an importer takes
+# them for ports of IMAP.
+PORTS = tuple(port for port in range(20_000, 32_000) if protocol_of_port(port) is None)
 
 # A port is free until the tested program binds it, which may be seconds later. Until then, no other test process on this
 # machine may choose it: an abstract Unix socket with its number as a name says so. The kernel removes it with the process.

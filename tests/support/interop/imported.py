@@ -20,7 +20,7 @@ from typing import Self
 import attrs
 import trustme
 
-from tests.support.ports import free_ports
+from tests.support.ports import free_port, free_ports
 
 HOST = "127.0.0.1"
 SERVER_HOST = "127.0.0.4"
@@ -66,8 +66,8 @@ class ScriptedServer:
         self._wants_header = wants_header
         self._tls = tls
         self._greeting = greeting or f"* OK {name} ready\r\n".encode()
-        self._listener = socket.create_server((SERVER_HOST, 0), backlog=100)
-        self.port: int = self._listener.getsockname()[1]
+        self.port = free_port([SERVER_HOST])
+        self._listener = socket.create_server((SERVER_HOST, self.port), backlog=100)
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -217,7 +217,7 @@ class Servers:
             "smtp": ScriptedServer("smtp", greeting=b"220 smtp ready\r\n"),
             "busy": ScriptedServer("busy", greeting=b"421 busy\r\n"),
         }
-        (self.dead,) = free_ports(1, [SERVER_HOST])
+        self.dead = free_port([SERVER_HOST])
 
     def __enter__(self) -> Self:
         for server in self.servers.values():
