@@ -70,7 +70,7 @@ SERVER_CLOSED = EndReason("server-closed", EndedBy.SERVER, Phase.DATA, "--",
 CLIENT_ABORTED = EndReason("client-aborted", EndedBy.CLIENT, Phase.DATA, "CD",
     "the client's connection was reset, or broke TLS")
 SERVER_ABORTED = EndReason("server-aborted", EndedBy.SERVER, Phase.DATA, "SD",
-    "the server's connection was reset, or broke TLS")
+    "the server's connection was reset, or broke TLS or the protocol")
 CLIENT_TIMEOUT = EndReason("client-timeout", EndedBy.TIMEOUT, Phase.DATA, "cD",
     "no byte from or to the client for `timeouts.client`, "
     "or for `timeouts.half_closed` after the server had closed")

@@ -7,10 +7,17 @@ from collections.abc import Callable
 # Bytes of one answer with all its lines and literals: as much as HAProxy reads of one. The longest real
 # answers (to CAPABILITY after login in IMAP, to EHLO in SMTP) have about 1,000.
 ANSWER_MAX = 16384
+_EXCERPT_MAX = 120  # of a server's text in a message
 
 
 class LineFaultError(ValueError):
     """The bytes received are no line of an answer; the message says why."""
+
+
+def excerpt(text: bytes) -> str:
+    """Return the beginning of a server's text for a message: printable, in one line."""
+    decoded = text[:_EXCERPT_MAX].decode("utf-8", "replace")
+    return "".join(char if char.isprintable() else "?" for char in decoded)
 
 
 class LineBuffer:

@@ -285,3 +285,31 @@ def test_line_that_gets_an_untagged_bad_holds_nothing_back() -> None:
     assert gate.from_client(b"* x\r\nb NOOP\r\n") == b"* x\r\n"
     gate.from_server(b"* BAD what\r\n")
     assert gate.released() == b"b NOOP\r\n"
+
+
+GREETINGS = {
+    "imap": [b"* OK hi\r\n", b"* PREAUTH hi\r\n", b"* BYE no\r\n", b"* OK\r\n"],
+    "pop3": [b"+OK hi\r\n", b"-ERR no\r\n", b"+OK\r\n"],
+    "smtp": [b"220-mail\r\n220 hi\r\n", b"220\r\n", b"554 no\r\n"],
+    "sieve": [b'"IMPLEMENTATION" {5}\r\nsieve\r\n"SASL" ""\r\nOK\r\n', b'OK "hi"\r\n', b'BYE "no"\r\n'],
+}
+
+
+@pytest.mark.parametrize("cut", [in_one_piece, byte_by_byte], ids=["whole", "byte by byte"])
+@pytest.mark.parametrize("spoken", GREETINGS)
+@pytest.mark.parametrize("expected", GREETINGS)
+def test_server_that_greets_in_another_protocol_ends_the_session(
+    expected: str, spoken: str, cut: Cut
+) -> None:
+    for greeting in GREETINGS[spoken]:
+        gate = GATES[expected](greeted=False)
+        gate.from_client(b"a NOOP\r\n")
+        for piece in cut(greeting + b"a OK\r\n"):
+            gate.from_server(piece)
+        if spoken == expected:
+            assert not gate.failure
+        else:
+            first = greeting.split(b"\r\n")[0].decode()
+            assert (gate.state, gate.fault) == (State.CLOSED, Fault.SERVER)
+            assert gate.failure.startswith("the server greets in another protocol: " + first[:5])
+            assert gate.released() == b""

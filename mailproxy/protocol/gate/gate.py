@@ -18,11 +18,12 @@ The driver::
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from enum import Enum, auto
 from typing import ClassVar
 
-from mailproxy.protocol.lines import LineBuffer, LineFaultError
+from mailproxy.protocol.lines import LineBuffer, LineFaultError, excerpt
 
 # Bytes of a client's line: as the greeter's, and as much as a SASL response may have (RFC 4954 section 4: 12288).
 LINE_MAX = 12288
@@ -62,9 +63,11 @@ class Gate(ABC):
         failure: Why the session cannot go on, empty if it can.
         fault: Whose fault that is.
         ANSWER_LINE_MAX: Bytes of a line of the server.
+        GREETING: What each line of the server's greeting begins with.
     """
 
     ANSWER_LINE_MAX: ClassVar[int] = 8192
+    GREETING: ClassVar[re.Pattern[bytes]]
 
     def __init__(
         self, *, ttl: int | None = None, greeted: bool = True, passes_starttls: bool = False
@@ -126,9 +129,13 @@ class Gate(ABC):
         Returns:
             Whether the driver has to look at the gate: it holds bytes, is open, or has failed.
         """
-        if self.state is not State.OPEN and self.state is not State.CLOSED:
+        if self._reads_answers:
             self._read_answers(data)
-        return bool(self._data) or self.state is State.OPEN or self.state is State.CLOSED
+        return bool(self._data) or not self._reads_answers
+
+    @property
+    def _reads_answers(self) -> bool:
+        return self.state is not State.OPEN and self.state is not State.CLOSED
 
     def _read_answers(self, data: bytes) -> None:
         answers = self._answers
@@ -144,7 +151,7 @@ class Gate(ABC):
             answers = self._answers = LineBuffer(self.ANSWER_LINE_MAX, self._literal_bytes)
         answers.feed(data)
         try:
-            while not self.is_open and (answer := answers.next_line()) is not None:
+            while self._reads_answers and (answer := answers.next_line()) is not None:
                 answers.begin_answer()
                 self._on_line(answer)
             if not answers:
@@ -155,6 +162,8 @@ class Gate(ABC):
     def _on_line(self, line: bytes) -> None:
         if not self._awaits_greeting:
             self._on_answer(line)
+        elif not self.GREETING.match(line):
+            self._close(f"the server greets in another protocol: {excerpt(line)}", Fault.SERVER)
         elif self._ends_greeting(line):
             self._awaits_greeting, self.state = False, State.COMMAND
 

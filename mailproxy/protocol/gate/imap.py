@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 from mailproxy.protocol.gate.gate import LINE_MAX, REPLACEMENT, Gate, State
 
@@ -24,6 +25,8 @@ class ImapGate(Gate):
     A literal follows an answer (``+``), or the line itself if it does not wait for one. An answer that refuses the
     command means that no literal comes.
     """
+
+    GREETING: ClassVar[re.Pattern[bytes]] = re.compile(rb"\* (OK|PREAUTH|BYE)\b", re.IGNORECASE)
 
     def __init__(
         self, *, ttl: int | None = None, greeted: bool = True, passes_starttls: bool = False

@@ -42,6 +42,7 @@ class Pop3Gate(_LineGate):
     """The gate of POP3. A list (CAPA) is read as one answer of several lines."""
 
     ANSWER_LINE_MAX: ClassVar[int] = 1024
+    GREETING: ClassVar[re.Pattern[bytes]] = re.compile(rb"\+OK\b|-ERR\b")
 
     def __init__(
         self, *, ttl: int | None = None, greeted: bool = True, passes_starttls: bool = False
@@ -84,6 +85,7 @@ class SmtpGate(_LineGate):
     """
 
     ANSWER_LINE_MAX: ClassVar[int] = 2048
+    GREETING: ClassVar[re.Pattern[bytes]] = re.compile(rb"\d{3}(?:[ -]|\Z)")
 
     def __init__(
         self, *, ttl: int | None = None, greeted: bool = True, passes_starttls: bool = False
@@ -173,6 +175,7 @@ class SieveGate(_LineGate):
     """The gate of ManageSieve. A client's literals follow at once (RFC 5804 section 4)."""
 
     ANSWER_LINE_MAX: ClassVar[int] = 4096
+    GREETING: ClassVar[re.Pattern[bytes]] = re.compile(rb'"|(?:OK|NO|BYE)(?:[ (]|\Z)', re.IGNORECASE)
 
     def __init__(
         self, *, ttl: int | None = None, greeted: bool = True, passes_starttls: bool = False

@@ -29,10 +29,8 @@ from typing import ClassVar
 
 from attrs import field, frozen
 
-from mailproxy.protocol.lines import LineBuffer, LineFaultError
+from mailproxy.protocol.lines import LineBuffer, LineFaultError, excerpt
 from mailproxy.protocol.opening.identity import Identity
-
-_EXCERPT_MAX = 120  # of a server's text in a message
 
 
 class State(Enum):
@@ -238,7 +236,7 @@ class Opening(ABC):
             case Step.DONE:
                 self.state = State.READY
             case Step.FAIL:
-                self._fail(f"{self.state.value} is: {_excerpt(answer.text)}")
+                self._fail(f"{self.state.value} is: {excerpt(answer.text)}")
 
     def _after_greeting(self) -> None:
         if self._starttls:
@@ -318,11 +316,6 @@ class Opening(ABC):
         return words + b"\r\n"
 
 
-def _excerpt(text: bytes) -> str:
-    decoded = text[:_EXCERPT_MAX].decode("utf-8", "replace")
-    return "".join(char if char.isprintable() else "?" for char in decoded)
-
-
 def invalid(line: bytes) -> OpeningFaultError:
     """Return the error for a line that the protocol does not have, or not in this state."""
-    return OpeningFaultError(f"unexpected line: {_excerpt(line)}")
+    return OpeningFaultError(f"unexpected line: {excerpt(line)}")

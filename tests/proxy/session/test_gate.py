@@ -206,3 +206,18 @@ async def test_client_that_speaks_tls_to_a_clear_port_ends_at_once(harness: Prox
         await client.receive_line()
         await client.send(b"\x16\x03\x01\0\xf0\n\0" + bytes(200))
     assert (await harness.session())["end"] == "client-closed"
+
+
+@ON_EACH
+async def test_server_of_another_protocol_ends_the_session(harness: ProxyHarness) -> None:
+    """Otherwise the client would wait for an answer to its first command until its timeout."""
+    server = await harness.server((Send(b"220 mail.example.com ESMTP\r\n"), Collect()))
+    proxy = await harness.proxy(server.address, **frontend(harness))
+    async with await harness.dial(proxy) as client:
+        await client.send(b"a NOOP\r\n")
+        with trio.fail_after(TIMEOUT_S):
+            await client.receive_until_end()
+    line = await harness.session()
+    assert line["end"] == "server-aborted"
+    assert line["detail"] == "the server greets in another protocol: 220 mail.example.com ESMTP"
+    assert server.connections[0].received == b""
