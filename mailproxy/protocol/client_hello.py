@@ -11,6 +11,7 @@ section 3, application protocols RFC 7301 section 3.1.
 
 from __future__ import annotations
 
+import functools
 import struct
 
 from attrs import field, frozen
@@ -130,18 +131,18 @@ def _parse_plain(data: bytes) -> tuple[ClientHello, int] | None:
                 bodies[kind] = data[offset - length : offset]
         if offset != end or end > len(data):
             return None
-        authority = None
+        authority = server_name = None
         if _SERVER_NAME in bodies:
             names = bodies[_SERVER_NAME]
             listed, kind, length = _NAME_LIST_HEADS(names)
             if kind != _HOST_NAME or length + 5 != len(names) or listed + 2 != len(names):
                 return None
-            authority = _host_name(names[5:])
+            authority, server_name = _host_name(names[5:])
         alpn = _protocols(bodies[_ALPN]) if _ALPN in bodies else ()
     except (IndexError, struct.error, ClientHelloError):
         return None
     hello = ClientHello(
-        server_name=None if authority is None else authority.lower().rstrip("."),
+        server_name=server_name,
         authority=authority,
         alpn=alpn,
         has_ech=_ECH in bodies,
@@ -215,7 +216,7 @@ def _parse_message(message: bytes) -> ClientHello:
     if extensions_end != end:
         raise ClientHelloError(f"{end - extensions_end} bytes behind the extensions")
     offset += 2
-    name: str | None = None
+    authority = server_name = None
     alpn: tuple[bytes, ...] = ()
     seen = 0  # one bit for each extension that is read: none may come twice (RFC 8446 section 4.2)
     while offset < end:
@@ -230,15 +231,15 @@ def _parse_message(message: bytes) -> ClientHello:
             continue
         if kind == _SERVER_NAME:
             seen = _once(seen, 1, "server name")
-            name = _server_name(message[start:offset])
+            authority, server_name = _server_name(message[start:offset])
         elif kind == _ALPN:
             seen = _once(seen, 2, "ALPN")
             alpn = _protocols(message[start:offset])
         else:
             seen = _once(seen, 4, "ECH")
     return ClientHello(
-        server_name=None if name is None else name.lower().rstrip("."),
-        authority=name,
+        server_name=server_name,
+        authority=authority,
         alpn=alpn,
         has_ech=bool(seen & 4),
     )
@@ -273,8 +274,8 @@ def _once(seen: int, bit: int, label: str) -> int:
     return seen | bit
 
 
-def _server_name(data: bytes) -> str | None:
-    """Return the host name of the list. RFC 6066 allows one name of each type, and host names are the only type."""
+def _server_name(data: bytes) -> tuple[str, str] | tuple[None, None]:
+    """Return the host name of the list, as ``_host_name``. RFC 6066 allows one name of each type, and host names are the only type."""
     offset = 2
     if (
         len(data) < offset
@@ -282,7 +283,7 @@ def _server_name(data: bytes) -> str | None:
         or len(data) == offset
     ):
         raise ClientHelloError(f"a list of server names of {len(data)} bytes")
-    name: str | None = None
+    name: tuple[str, str] | tuple[None, None] = (None, None)
     while offset < len(data):
         kind, start = data[offset], offset + 3
         offset = start + int.from_bytes(data[offset + 1 : start], "big")
@@ -290,19 +291,22 @@ def _server_name(data: bytes) -> str | None:
             raise ClientHelloError("a server name exceeds its list")
         if kind != _HOST_NAME:
             continue
-        if name is not None:
+        if name[0] is not None:
             raise ClientHelloError("two host names")
         name = _host_name(data[start:offset])
     return name
 
 
-def _host_name(data: bytes) -> str:
+@functools.lru_cache(maxsize=256)  # so the sessions of one name share one string, for as long as they live
+def _host_name(data: bytes) -> tuple[str, str]:
+    """Return a name exactly as sent, and as ``ClientHello.server_name``."""
     name = data.rstrip(b".")
     if not name or len(data) > _HOST_NAME_MAX:
         raise ClientHelloError(f"a host name of {len(data)} bytes")
     if not (name.isascii() and name.decode("ascii").isprintable()):
         raise ClientHelloError("a host name that is not printable ASCII")
-    return data.decode("ascii")
+    authority = data.decode("ascii")
+    return authority, authority.lower().rstrip(".")
 
 
 def _protocols(data: bytes) -> tuple[bytes, ...]:
