@@ -8,14 +8,13 @@ cores), 45 calls and 0.7 KiB. A timer takes a tenth of that.
 from __future__ import annotations
 
 import heapq
-import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import trio
 
-_MAX_REMOVED = 1000  # that stay in the heap, beside as many as there are timers
+_MAX_REMOVED = 100  # that stay in the heap, beside half as many as there are timers
 
 
 class Expiring(Protocol):
@@ -24,8 +23,19 @@ class Expiring(Protocol):
     def on_deadline(self, now: float) -> None: ...
 
 
+class Timer(float):
+    """A deadline in trio's clock, which the heap compares in C.
+
+    Attributes:
+        expiring: What is due then; None once it was due, or removed.
+    """
+
+    __slots__ = ("expiring",)
+    expiring: Expiring | None
+
+
 class Timers:
-    """The timers of one trio loop, in a heap."""
+    """The timers of one trio loop, in a heap. Those with one deadline are due in any order."""
 
     def __init__(self, on_earlier: Callable[[], None] = lambda: None) -> None:
         """Make them without a timer.
@@ -34,10 +44,7 @@ class Timers:
             on_earlier: Called when trio has to wake the task of ``serve`` earlier than before.
         """
         self._on_earlier = on_earlier
-        # Entries are lists: deadline, number, and what is due. None: it was removed. The number is unique, so
-        # no comparison gets further.
-        self._heap: list[list[Any]] = []
-        self._next_number = itertools.count().__next__
+        self._heap: list[Timer] = []
         self._removed = 0
         self._sleep: trio.CancelScope | None = None  # of ``serve``, until the next one is due
         self._wakes_at = math.inf  # when that ends; reading it from the scope takes a call
@@ -52,38 +59,39 @@ class Timers:
             with trio.CancelScope(deadline=self._wakes_at) as self._sleep:
                 await trio.sleep_forever()
 
-    def add(self, deadline: float, expiring: Expiring) -> list[Any]:
+    def add(self, deadline: float, expiring: Expiring) -> Timer:
         """Have ``on_deadline`` called at this time of trio's clock, and return the timer for ``remove``."""
         if deadline < self._wakes_at and self._sleep is not None:
             self._sleep.deadline = self._wakes_at = deadline
             self._on_earlier()
-        timer = [deadline, self._next_number(), expiring]
+        timer = Timer(deadline)
+        timer.expiring = expiring
         heapq.heappush(self._heap, timer)
         return timer
 
-    def remove(self, timer: list[Any]) -> bool:
+    def remove(self, timer: Timer) -> bool:
         """Remove a timer. Return False if it was due or removed before."""
-        if timer[2] is None:
+        if timer.expiring is None:
             return False
-        timer[2] = None
+        timer.expiring = None
         self._removed += 1
-        if self._removed > _MAX_REMOVED and self._removed > len(self._heap) // 2:
-            self._heap = [each for each in self._heap if each[2] is not None]
+        if self._removed > _MAX_REMOVED and self._removed > len(self._heap) // 3:
+            self._heap = [each for each in self._heap if each.expiring is not None]
             heapq.heapify(self._heap)
             self._removed = 0
         return True
 
     def take_due(self, now: float) -> Iterator[Expiring]:
         """Yield what is due, and remove it. Removed timers in front go as well: nothing has to wake up for them."""
-        while self._heap and (self._heap[0][0] <= now or self._heap[0][2] is None):
+        while self._heap and (self._heap[0] <= now or self._heap[0].expiring is None):
             timer = heapq.heappop(self._heap)
-            if timer[2] is None:
+            expiring, timer.expiring = timer.expiring, None
+            if expiring is None:
                 self._removed -= 1
             else:
-                expiring, timer[2] = timer[2], None
                 yield expiring
 
     @property
     def next(self) -> float:
         """The earliest deadline, infinity without any. Right after ``take_due`` no removed timer counts."""
-        return self._heap[0][0] if self._heap else math.inf
+        return float(self._heap[0]) if self._heap else math.inf

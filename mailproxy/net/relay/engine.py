@@ -36,13 +36,12 @@ delivers the final data. Then the session's task is woken.
 
 from __future__ import annotations
 
-from typing import Any
-
 import trio
 from attrs import define, field
 
 from mailproxy.log.end_reasons import EndReason
 from mailproxy.net.poller import Poller
+from mailproxy.net.poller.timers import Timer
 from mailproxy.net.relay.flow import BUFFER_BYTES, Flow
 from mailproxy.net.relay.pipes import Pipes
 from mailproxy.net.relay.transfer import SideAbortedError, discard_input
@@ -159,7 +158,7 @@ class _Session:
     task: trio.lowlevel.Task | None = None
     end: EndReason | None = None
     fault: Exception | None = None
-    timer: list[Any] | None = None
+    timer: Timer | None = None
     deadline_update_pending: bool = False
 
     def __attrs_post_init__(self) -> None:
