@@ -3,13 +3,13 @@
 It is served inside trio's wait for I/O (``io_wait``), or by one task where that is not possible.
 
 A session registers each of its sockets once, edge-triggered, for the socket's whole life. What happens at a
-socket goes to one of two registries, by descriptor:
+socket goes to one of these:
 
 * A *watch* serves the task of a session: it wakes the task that waits at the socket, and reports a client
   that closes.
 * An *event handler* gets every event as a plain call. The relay sets one when the session becomes a tunnel.
 
-``set_handler`` moves a descriptor from the first registry to the second. That costs no system call, while
+``set_handler`` replaces the watch. That costs no system call, while
 ``trio.lowlevel.wait_readable`` takes one or two system calls and a task switch for every wait.
 
 Edge-triggered means that epoll reports each change once (epoll(7)). So a task waits only after it has found

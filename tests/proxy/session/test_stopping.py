@@ -144,5 +144,5 @@ async def test_fault_when_the_tunnel_opens_leaves_no_socket_with_the_poller(
         assert await client.receive_until_end() == b""
     assert (await harness.session())["end"] == "internal-error"
     assert isinstance(pollers[0], Poller)
-    assert [type(watch) for watch in pollers[0]._watches.values()] == [ListenerWatch]
+    assert [type(handler) for handler in pollers[0]._handlers if handler is not None] == [ListenerWatch]
     harness.log.write_text("")  # the harness wants no faults of the proxy at its end
