@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Awaitable
 from typing import Literal, Protocol
 
 import trio
@@ -38,7 +39,7 @@ KINDS: tuple[Kind, ...] = (
 class Relay(Protocol):
     """Relays the sessions of one trio loop."""
 
-    async def run(self, tunnel: Tunnel) -> EndReason:
+    def run(self, tunnel: Tunnel) -> Awaitable[EndReason]:
         """Relay until both sides have closed, one fails, or one is idle for too long.
 
         Returns:

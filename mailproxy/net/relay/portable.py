@@ -80,7 +80,7 @@ class PortableRelay:
         failed: Side | None = None
         while True:
             with trio.CancelScope(deadline=_deadline(tunnel)) as scope:
-                tunnel.cancel = scope.cancel
+                tunnel.scope = scope
                 failed = failed or await self._pump_both(tunnel, scope)
                 if failed is not None:
                     await self._deliver_final_data(tunnel, failed, scope)

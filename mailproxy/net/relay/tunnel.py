@@ -38,10 +38,8 @@ class Side:
     Attributes:
         sock: The socket, nonblocking.
         idle_timeout: Seconds without a byte after which the session ends.
-        abort_end: The end reason if this side's connection fails.
         last_activity: Trio's clock when the last byte moved.
         is_tls: Whether ``sock`` is an ``ssl.SSLSocket``.
-        takes_splice: Whether splice(2) may send to it: in clear, or with TLS in the kernel.
         connection: What bytes are read from and written to: OpenSSL's connection, or the socket.
         close_notify: Whether the side's TLS ended with a close_notify. None in clear, and while it has not
             ended.
@@ -49,26 +47,27 @@ class Side:
 
     sock: socket.socket
     idle_timeout: float
-    abort_end: EndReason = field(kw_only=True)
     last_activity: float = field(default=0.0, kw_only=True)
     is_tls: bool = field(kw_only=True)
-    takes_splice: bool = field(kw_only=True)
     connection: Any = field(kw_only=True)
     close_notify: bool | None = field(default=None, kw_only=True)
 
     @classmethod
-    def of(cls, sock: socket.socket, idle_timeout: float, abort_end: EndReason, now: float) -> Self:
+    def of(cls, sock: socket.socket, idle_timeout: float, now: float) -> Self:
         """Make the side of a connected socket; ``now`` is trio's clock."""
         is_tls = isinstance(sock, ssl.SSLSocket)
         return cls(
             sock,
             idle_timeout,
-            abort_end=abort_end,
             last_activity=now,
             is_tls=is_tls,
-            takes_splice=not is_tls or (isinstance(sock, TlsSocket) and sock.is_kernel_tls),
             connection=ssl_object(sock) if is_tls else sock,
         )
+
+    @property
+    def takes_splice(self) -> bool:
+        """Whether splice(2) may send to it: in clear, or with TLS in the kernel."""
+        return not self.is_tls or (isinstance(self.sock, TlsSocket) and self.sock.is_kernel_tls)
 
 
 @define(eq=False, weakref_slot=False)
@@ -145,6 +144,13 @@ class Gate(Protocol):
         """Drop what it holds, and all that the client sends from now on."""
 
 
+class Cancellable(Protocol):
+    """What can be cancelled, as a ``trio.CancelScope``."""
+
+    def cancel(self) -> object:
+        """Cancel it."""
+
+
 class Tunnel:
     """The two sides of a session, and how it ended.
 
@@ -159,14 +165,13 @@ class Tunnel:
         is_reset_unconfirmed: The failure is a reset that no read and no write has confirmed yet.
         detail: The reason of the failure, for the log.
         forced_end: The end reason that ``abort`` was called with.
-        cancel: Called by ``abort``; None while no relay waits.
+        scope: What ``abort`` cancels; None while no relay waits.
         follower: What follows the session's bytes, None for nothing.
         gate: What holds bytes of the client back, None for nothing.
     """
 
     __slots__ = (
         "aborted_side",
-        "cancel",
         "client",
         "detail",
         "first_closed",
@@ -175,6 +180,7 @@ class Tunnel:
         "gate",
         "half_closed_timeout",
         "is_reset_unconfirmed",
+        "scope",
         "server",
         "to_client",
         "to_server",
@@ -203,8 +209,8 @@ class Tunnel:
             follower: What follows the bytes.
         """
         now = trio.current_time() if now is None else now
-        self.client = Side.of(client, client_timeout, CLIENT_ABORTED, now)
-        self.server = Side.of(server, server_timeout, SERVER_ABORTED, now)
+        self.client = Side.of(client, client_timeout, now)
+        self.server = Side.of(server, server_timeout, now)
         self.to_server = Direction(self.client, self.server)
         self.to_client = Direction(self.server, self.client)
         self.follower = follower
@@ -219,7 +225,7 @@ class Tunnel:
         self.is_reset_unconfirmed = False
         self.detail = ""
         self.forced_end: EndReason | None = None
-        self.cancel: Callable[[], object] | None = None
+        self.scope: Cancellable | None = None
 
     def deadlines(self) -> tuple[float, float]:
         """Return when the client's and when the server's idle timeout ends the session, in trio's clock.
@@ -291,7 +297,7 @@ class Tunnel:
         assert side is not None  # noqa: S101 - set by note_abort
         if side.close_notify is False:  # after a failed send, reading ends as with a FIN: that proves nothing
             side.close_notify = None
-        return side.abort_end
+        return CLIENT_ABORTED if side is self.client else SERVER_ABORTED
 
     def closed_end(self) -> EndReason:
         """Return the end reason of a session whose two sides have closed in order."""
@@ -302,8 +308,8 @@ class Tunnel:
     def abort(self, end: EndReason) -> None:
         """End the session now, with this end reason."""
         self.forced_end = end
-        if self.cancel is not None:
-            self.cancel()
+        if self.scope is not None:
+            self.scope.cancel()
 
     def expired(self, now: float) -> EndReason | None:
         """Return the end reason after ``abort`` was called or a deadline has passed.

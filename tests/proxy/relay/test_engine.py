@@ -182,3 +182,23 @@ async def test_key_update_answer_waits_for_own_socket(relay_kind: Kind) -> None:
                 await trio.lowlevel.wait_readable(server)  # the event for writing makes the session continue
             assert server.recv(100) == b"a1 NOOP\r\n"
             nursery.cancel_scope.cancel()
+
+
+async def test_awaiting_task_that_is_closed_leaves_nothing_behind(relay_kind: Kind) -> None:
+    """So the interpreter ends the tasks of a loop that has failed."""
+    with session() as (client, _, tunnel):
+        async with run_relay(relay_kind) as relay:
+            assert isinstance(relay, Engine)
+            for sock in (tunnel.client.sock, tunnel.server.sock):
+                relay.poller.add(sock.fileno())
+
+            async def relayed() -> EndReason:
+                return await relay.run(tunnel)
+
+            coroutine = relayed()
+            coroutine.send(None)
+            assert registered(relay) == 2
+            coroutine.close()
+            assert registered(relay) == 0
+            client.send(b"x")
+            await wait_all_tasks_blocked()
