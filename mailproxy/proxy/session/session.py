@@ -117,55 +117,64 @@ class Session:
         """Proxy the session to its end. Raises nothing but Cancelled.
 
         ``client_info`` is this session's, as in the constructor. Clients decide how large it is (ClientHello,
-        TLVs), so it is dropped when the tunnel opens. For the same reason long phases are awaited here and
-        not in methods: each coroutine between ``run`` and the wait would stay in memory as long as the
-        session.
+        TLVs), so it is dropped when the tunnel opens. For the same reason this coroutine, which stays in memory as
+        long as the session, awaits the phases before the tunnel in one that does not.
 
         Closes:
             The sockets of both sides, whatever happens.
         """
-        context, record, bind, greeted = self.context, self.record, client_info.listener.bind, None
         try:
-            watch = context.poller.add(self._fd)
-            if bind.accept_proxy:
-                await self._receive_proxy_header(client_info)
-            if context.clients is not None:
-                try:
-                    self._client_key = context.clients.add_session(client_info)
-                except SessionEndedError:
-                    await self._prepare_refusal(client_info, watch)  # noqa: ASYNC120 - if stopped, it ends so
-                    raise
-            if bind.mode == "starttls":
-                greeted = await self._negotiate(client_info, watch)
-            if bind.mode in ("tls", "passthrough") or self.record.tls:
-                route = await self._accept_tls(client_info, watch)
-            else:  # the server speaks first, so a client would never send a ClientHello
-                route = self._select_route(client_info)
-            dispatch = self._start_dispatch(client_info, route, greeted)
-            self._server_socket = await dispatch.connect(watch)
-            gate = None
-            if context.config.protocol != "tcp" and is_readable(record, self.listener):
-                gate = make_gate(dispatch, in_clear=not record.tls)
-            if dispatch.opening is not None or greeted is not None:
-                greeting = context.greetings.for_client(dispatch.opening, greeted)
-                record.bytes_in = join(self.client, self._server_socket, greeting, greeted, gate)
-            tunnel = self._open_tunnel(self._server_socket, dispatch, gate)
-            del client_info, watch, dispatch, greeted, gate
-            record.end = await context.relay.run(tunnel)
-            record.detail = tunnel.detail
-        except SessionEndedError as ended:
-            record.end, record.detail = ended.end, ended.detail
-            self._sent_nothing = ended.sent_nothing
-            ended.__traceback__ = None  # its frames refer to it, which would be a cycle
-        except ProxyError as error:
-            record.end, record.detail = end_reasons.OUT_OF_RESOURCES, str(error)
-        except Exception as fault:  # noqa: BLE001 - the border: no fault of one session touches another
-            record.end, record.detail = end_reasons.INTERNAL_ERROR, repr(fault)
-            self._log_fault(fault)
+            await self._connect(client_info)
+            del client_info
+            assert self._tunnel is not None  # noqa: S101 - _connect has opened it
+            self.record.end = await self.context.relay.run(self._tunnel)
+            self.record.detail = self._tunnel.detail
+        except Exception as error:  # noqa: BLE001 - the border: no fault of one session touches another
+            self._note_error(error)
         finally:
             self._finish()
 
+    def _note_error(self, error: Exception) -> None:
+        record = self.record
+        if isinstance(error, SessionEndedError):
+            record.end, record.detail = error.end, error.detail
+            self._sent_nothing = error.sent_nothing
+            error.__traceback__ = None  # its frames refer to it, which would be a cycle
+        elif isinstance(error, ProxyError):
+            record.end, record.detail = end_reasons.OUT_OF_RESOURCES, str(error)
+        else:
+            record.end, record.detail = end_reasons.INTERNAL_ERROR, repr(error)
+            self._log_fault(error)
+
     # Phases before the tunnel
+
+    async def _connect(self, client_info: ClientInfo) -> None:
+        """Go through all phases before the tunnel, and open it."""
+        context, record, bind, greeted = self.context, self.record, client_info.listener.bind, None
+        watch = context.poller.add(self._fd)
+        if bind.accept_proxy:
+            await self._receive_proxy_header(client_info)
+        if context.clients is not None:
+            try:
+                self._client_key = context.clients.add_session(client_info)
+            except SessionEndedError:
+                await self._prepare_refusal(client_info, watch)  # noqa: ASYNC120 - if stopped, it ends so
+                raise
+        if bind.mode == "starttls":
+            greeted = await self._negotiate(client_info, watch)
+        if bind.mode in ("tls", "passthrough") or self.record.tls:
+            route = await self._accept_tls(client_info, watch)
+        else:  # the server speaks first, so a client would never send a ClientHello
+            route = self._select_route(client_info)
+        dispatch = self._start_dispatch(client_info, route, greeted)
+        self._server_socket = await dispatch.connect(watch)
+        gate = None
+        if context.config.protocol != "tcp" and is_readable(record, self.listener):
+            gate = make_gate(dispatch, in_clear=not record.tls)
+        if dispatch.opening is not None or greeted is not None:
+            greeting = context.greetings.for_client(dispatch.opening, greeted)
+            record.bytes_in = join(self.client, self._server_socket, greeting, greeted, gate)
+        self._open_tunnel(self._server_socket, dispatch, gate)
 
     async def _receive_proxy_header(self, client_info: ClientInfo) -> None:
         """Receive the PROXY header that trusted networks must send.
@@ -314,7 +323,7 @@ class Session:
         self._lease = SlotLease(context.backends[name], record, wait)
         return Dispatch(self._lease, wait, client_info, context.poller, context.config.protocol, greeted)
 
-    def _open_tunnel(self, server_socket: socket.socket, dispatch: Dispatch, gate: Gate | None) -> Tunnel:
+    def _open_tunnel(self, server_socket: socket.socket, dispatch: Dispatch, gate: Gate | None) -> None:
         self._raise_if_unwanted()
         lease, frontend = dispatch.lease, self.context.config
         self.record.phase = Phase.DATA
@@ -338,7 +347,6 @@ class Session:
         lease.open_tunnel(tunnel)
         # From here on the relay unregisters the sockets from the poller.
         self._tunnel = tunnel
-        return tunnel
 
     # What an operator sees, and ends
 
