@@ -42,7 +42,7 @@ WORKERS = pytest.mark.parametrize("process", ["", "workers = 2"], ids=["one proc
 
 @pytest.fixture
 def server() -> Iterator[GreetingServer]:
-    server = GreetingServer("d1")
+    server = GreetingServer("* OK d1")
     yield server
     server.listener.close()
 
@@ -79,7 +79,7 @@ def test_tls_alpn_gives_verified_certificate(
                 socket.create_connection(("127.0.0.1", port)) as plain,
                 context.wrap_socket(plain, server_hostname=NAME) as tls,
             ):
-                assert tls.recv(100) == b"d1\r\n"
+                assert tls.recv(100) == b"* OK d1\r\n"
 
 
 def test_challenge_is_answered_behind_proxy_header(
@@ -365,7 +365,7 @@ def test_renewal_keeps_open_sessions(
             due = second.not_valid_after_utc - timedelta(seconds=validity - 8)
             assert timedelta() <= third.not_valid_before_utc - due <= timedelta(seconds=5)
             for number, session in enumerate(sessions):
-                assert session.recv(100) == b"d1\r\n"
+                assert session.recv(100) == b"* OK d1\r\n"
                 session.sendall(b"%d\r\n" % number)
                 assert session.recv(100) == b"%d\r\n" % number
                 session.close()

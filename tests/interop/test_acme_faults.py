@@ -47,7 +47,7 @@ CERTIFICATE = f"certificates/{NAME}.ecdsa-p256.pem"
 
 @pytest.fixture
 def server() -> Iterator[GreetingServer]:
-    server = GreetingServer("d1")
+    server = GreetingServer("* OK d1")
     yield server
     server.listener.close()
 
@@ -523,6 +523,6 @@ def test_challenge_without_order_is_refused(text: str, front: Front, tmp_path: P
                 socket.create_connection(("127.0.0.1", port)) as plain,
                 probe.wrap_socket(plain, server_hostname=name) as tls,
             ):
-                assert tls.recv(100) == b"d1\r\n"
+                assert tls.recv(100) == b"* OK d1\r\n"
         proxy.wait_for("no challenge of imap")
         assert json.loads((tmp_path / "acme" / "account.json").read_text())["url"]

@@ -32,7 +32,7 @@ WORKERS = pytest.mark.parametrize("process", ["", "workers = 2"], ids=["one proc
 
 @pytest.fixture
 def server() -> Iterator[GreetingServer]:
-    server = GreetingServer("d1")
+    server = GreetingServer("* OK d1")
     yield server
     server.close()
 
@@ -62,7 +62,7 @@ def test_upgrade_passes_the_work_on(
                 socket.create_connection(("127.0.0.1", port)) as plain,
                 context.wrap_socket(plain, server_hostname=NAME) as tls,
             ):
-                assert tls.recv(100) == b"d1\r\n"
+                assert tls.recv(100) == b"* OK d1\r\n"
                 new = Program(text, tmp_path / "new")
                 new.command[-1:] = ["--replace", str(new.file)]
                 with new:

@@ -290,8 +290,13 @@ def test_line_that_gets_an_untagged_bad_holds_nothing_back() -> None:
 GREETINGS = {
     "imap": [b"* OK hi\r\n", b"* PREAUTH hi\r\n", b"* BYE no\r\n", b"* OK\r\n"],
     "pop3": [b"+OK hi\r\n", b"-ERR no\r\n", b"+OK\r\n"],
-    "smtp": [b"220-mail\r\n220 hi\r\n", b"220\r\n", b"554 no\r\n"],
-    "sieve": [b'"IMPLEMENTATION" {5}\r\nsieve\r\n"SASL" ""\r\nOK\r\n', b'OK "hi"\r\n', b'BYE "no"\r\n'],
+    "smtp": [b"220-mail\r\nhello\r\n220 hi\r\n", b"220\r\n", b"554 no\r\n"],
+    "sieve": [
+        b'{14}\r\nIMPLEMENTATION "x"\r\nOK\r\n',
+        b'"IMPLEMENTATION" {5}\r\nsieve\r\n"SASL" ""\r\nOK\r\n',
+        b'OK "hi"\r\n',
+        b'BYE "no"\r\n',
+    ],
 }
 
 
@@ -311,5 +316,5 @@ def test_server_that_greets_in_another_protocol_ends_the_session(
         else:
             first = greeting.split(b"\r\n")[0].decode()
             assert (gate.state, gate.fault) == (State.CLOSED, Fault.SERVER)
-            assert gate.failure.startswith("the server greets in another protocol: " + first[:5])
+            assert gate.failure.startswith("the server's greeting is not one of this protocol: " + first[:5])
             assert gate.released() == b""

@@ -63,7 +63,7 @@ class Gate(ABC):
         failure: Why the session cannot go on, empty if it can.
         fault: Whose fault that is.
         ANSWER_LINE_MAX: Bytes of a line of the server.
-        GREETING: What each line of the server's greeting begins with.
+        GREETING: How the first line of the server's greeting begins.
     """
 
     ANSWER_LINE_MAX: ClassVar[int] = 8192
@@ -78,6 +78,7 @@ class Gate(ABC):
         self._passes_starttls = passes_starttls
         self._starts_tls = False
         self._awaits_greeting = not greeted
+        self._is_first_line_read = greeted
         self._ttl = ttl
         self._data = bytearray()
         self._answers: LineBuffer | None = None  # made for an answer that is not one line in one piece
@@ -162,10 +163,11 @@ class Gate(ABC):
     def _on_line(self, line: bytes) -> None:
         if not self._awaits_greeting:
             self._on_answer(line)
-        elif not self.GREETING.match(line):
-            self._close(f"the server greets in another protocol: {excerpt(line)}", Fault.SERVER)
+        elif not self._is_first_line_read and not self.GREETING.match(line):
+            self._close(f"the server's greeting is not one of this protocol: {excerpt(line)}", Fault.SERVER)
         elif self._ends_greeting(line):
             self._awaits_greeting, self.state = False, State.COMMAND
+        self._is_first_line_read = True
 
     def released(self) -> bytes:
         """Return the bytes that go to the server now; once the gate is open, all that are left."""

@@ -175,7 +175,7 @@ class SieveGate(_LineGate):
     """The gate of ManageSieve. A client's literals follow at once (RFC 5804 section 4)."""
 
     ANSWER_LINE_MAX: ClassVar[int] = 4096
-    GREETING: ClassVar[re.Pattern[bytes]] = re.compile(rb'"|(?:OK|NO|BYE)(?:[ (]|\Z)', re.IGNORECASE)
+    GREETING: ClassVar[re.Pattern[bytes]] = re.compile(rb'["{]|(?:OK|NO|BYE)(?:[ (]|\Z)', re.IGNORECASE)
 
     def __init__(
         self, *, ttl: int | None = None, greeted: bool = True, passes_starttls: bool = False

@@ -219,5 +219,5 @@ async def test_server_of_another_protocol_ends_the_session(harness: ProxyHarness
             await client.receive_until_end()
     line = await harness.session()
     assert line["end"] == "server-aborted"
-    assert line["detail"] == "the server greets in another protocol: 220 mail.example.com ESMTP"
+    assert line["detail"] == "the server's greeting is not one of this protocol: 220 mail.example.com ESMTP"
     assert server.connections[0].received == b""
