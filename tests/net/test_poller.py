@@ -253,6 +253,17 @@ async def test_forgotten_descriptor_delivers_no_events(poller: Poller) -> None:
 
 
 @needs_epoll
+async def test_closed_socket_that_is_added_changes_nothing(poller: Poller) -> None:
+    handler = RecordingHandler()
+    with sockets() as (ours, theirs):
+        poller.add_handler(ours.fileno(), handler)
+        with pytest.raises(ValueError, match="cannot be a negative"):
+            poller.add(-1)
+        theirs.send(b"x")
+        assert await handler.delivered() == [IN]
+
+
+@needs_epoll
 async def test_forgotten_descriptor_can_be_added_again(poller: Poller) -> None:
     """The descriptor stays open in between. Events that still hold are delivered to the new handler."""
     first, second = RecordingHandler(), RecordingHandler()

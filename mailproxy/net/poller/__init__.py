@@ -9,8 +9,8 @@ socket goes to one of these:
   that closes.
 * An *event handler* gets every event as a plain call. The relay sets one when the session becomes a tunnel.
 
-``set_handler`` replaces the watch. That costs no system call, while
-``trio.lowlevel.wait_readable`` takes one or two system calls and a task switch for every wait.
+``set_handler`` replaces the watch. That costs no system call, while ``trio.lowlevel.wait_readable`` takes one or two
+system calls and a task switch for every wait.
 
 Edge-triggered means that epoll reports each change once (epoll(7)). So a task waits only after it has found
 the socket drained (or full), and a new handler looks at the events that the watch has noted, or tries the

@@ -49,7 +49,7 @@ class Poller:
         """
         self._epoll = select.epoll()
         self._on_fault = on_fault or _reraise
-        # By descriptor, which are small numbers: a list takes a fifth of a dictionary's memory, and is faster.
+        # Indexed by descriptor. Descriptors are small, so a list takes a fifth of a dictionary's memory, and is faster.
         self._handlers: list[EventHandler | None] = []
         self._deferred: deque[Deferred] = deque()
         self._steps: deque[Deferred] = deque()
@@ -261,7 +261,6 @@ class Poller:
         return self._add(fd, ListenerWatch(self, fd, READING), READING)
 
     def _add(self, fd: int, watch: EpollWatch, events: int) -> Watch:
-        self._set(fd, watch)
         if self._undelivered:
             self._undelivered.pop(fd, None)  # of an earlier socket with this descriptor
         epoll = self._epoll
@@ -273,6 +272,7 @@ class Poller:
         except OSError as error:
             self.forget(fd)
             raise ProxyError(f"epoll takes no more sockets: {error.strerror}") from None
+        self._set(fd, watch)
         return watch
 
     def _set(self, fd: int, handler: EventHandler | None) -> None:
@@ -286,7 +286,7 @@ class Poller:
 
     def watch(self, fd: int) -> Watch:
         """Return the watch of a socket that was added and has no handler yet."""
-        watch = self._handlers[fd]
+        watch = self._get(fd)
         assert isinstance(watch, EpollWatch)  # noqa: S101 - the caller has added it
         return watch
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import trio
 
-_MAX_REMOVED = 100  # that stay in the heap, beside half as many as there are timers
+_MAX_REMOVED = 100  # timers that may stay in the heap; more only up to half the number of the others
 
 
 class Expiring(Protocol):
@@ -27,7 +27,7 @@ class Timer(float):
     """A deadline in trio's clock, which the heap compares in C.
 
     Attributes:
-        expiring: What is due then; None once it was due, or removed.
+        expiring: What is called then; None once it was called, or removed.
     """
 
     __slots__ = ("expiring",)
@@ -35,7 +35,7 @@ class Timer(float):
 
 
 class Timers:
-    """The timers of one trio loop, in a heap. Those with one deadline are due in any order."""
+    """The timers of one trio loop, in a heap. Timers with the same deadline are due in any order."""
 
     def __init__(self, on_earlier: Callable[[], None] = lambda: None) -> None:
         """Make them without a timer.
