@@ -138,8 +138,8 @@ def _sleep_request(abort: Callable[[Any], trio.lowlevel.Abort]) -> Any:
 class _Session(Generator[Any, Any, EndReason]):
     """A session in the engine. The session's task awaits it.
 
-    It does by itself what a coroutine would do that awaits ``trio.lowlevel.wait_task_rescheduled``. Such a coroutine,
-    with those of trio, takes 0.8 KiB, as long as the session lives.
+    It replaces a coroutine that awaits ``trio.lowlevel.wait_task_rescheduled``. With trio's own, that would take
+    0.8 KiB for as long as the session lives.
 
     Attributes:
         to_server: The flow from the client to the server.
@@ -176,7 +176,7 @@ class _Session(Generator[Any, Any, EndReason]):
         return self
 
     def send(self, outcome: Outcome[None] | None) -> Any:
-        """Start to relay (None), or go on after the sleep, as trio's outcome of it says.
+        """Start to relay (None), or go on after the sleep with trio's outcome.
 
         Returns:
             What the task yields to trio to sleep.
@@ -191,17 +191,18 @@ class _Session(Generator[Any, Any, EndReason]):
                 outcome.unwrap()
             elif self._start():
                 return _sleep_request(self)
+            if self.fault is not None:
+                raise self.fault  # noqa: TRY301 - it is not caught
         except BaseException:
+            del outcome  # the traceback of its error refers to this frame, which would be a cycle
             self.release()
             raise
-        end, fault = self.end, self.fault
+        end = self.end
         self.release()
-        if fault is not None:
-            raise fault
         raise StopIteration(end)
 
     def throw(self, *error: Any) -> Any:
-        """Raise an exception in the session's task; only by the interpreter, when trio's loop has failed."""
+        """Release, and raise the exception. Only the interpreter calls this, to close the task of a failed loop."""
         self.release()
         return super().throw(*error)
 
@@ -211,18 +212,18 @@ class _Session(Generator[Any, Any, EndReason]):
         # The poller's clock may be older than this session. Bytes that move before the next events count from
         # now.
         engine.poller.now = max(engine.poller.now, tunnel.client.last_activity)
+        tunnel.scope = self  # what is received already may end the session
         self.to_server.start()
         if not self.to_server.is_over:
             self.to_client.start()
         if self.to_server.is_over:
             return False
-        tunnel.scope = self
         engine.set_deadline(self)
         self.task = trio.lowlevel.current_task()
         return True
 
     def __call__(self, _: object) -> trio.lowlevel.Abort:
-        """Stop the wait, because the task is cancelled. Trio calls it."""
+        """Stop the wait. Trio calls this when the task is cancelled."""
         self.task = None
         return trio.lowlevel.Abort.SUCCEEDED
 
@@ -303,7 +304,7 @@ class _Session(Generator[Any, Any, EndReason]):
 
     def cancel(self) -> None:
         """End the session with the end reason that ``Tunnel.abort`` was called with."""
-        if self.task is not None:
+        if not self.to_server.is_over:
             self._finish(self.tunnel.forced_end)
 
     def release(self) -> None:
@@ -322,5 +323,5 @@ class _Session(Generator[Any, Any, EndReason]):
                 flow.give_pipe_back()
             del flow.reverse, flow.session
         self.engine.remove_deadline(self)
-        self.tunnel.scope = self.fault = None
+        self.tunnel.scope = self.fault = self.task = None
         del self.to_server, self.to_client, self.tunnel

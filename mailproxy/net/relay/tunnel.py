@@ -145,7 +145,7 @@ class Gate(Protocol):
 
 
 class Cancellable(Protocol):
-    """What can be cancelled, as a ``trio.CancelScope``."""
+    """What can be cancelled, such as a ``trio.CancelScope``."""
 
     def cancel(self) -> object:
         """Cancel it."""

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from mailproxy.log.end_reasons import CLIENT_CLOSED, EndReason
+from mailproxy.log.end_reasons import CLIENT_CLOSED, SERVER_ABORTED, EndReason
 from mailproxy.net.relay import Engine, Tunnel
 from mailproxy.net.relay.flow import Flow
 from tests.support.proxy.proxy_harness import TIMEOUT_S
@@ -202,3 +202,22 @@ async def test_awaiting_task_that_is_closed_leaves_nothing_behind(relay_kind: Ki
             assert registered(relay) == 0
             client.send(b"x")
             await wait_all_tasks_blocked()
+
+
+async def test_data_before_start_may_end_the_session(relay_kind: Kind) -> None:
+    """Such as a greeting that the gate refuses, and that the poller has reported before."""
+    with session() as (_, server, tunnel):
+
+        def refuse(_: memoryview) -> bool:
+            tunnel.abort(SERVER_ABORTED)
+            return False
+
+        tunnel.to_client.note = refuse
+        async with run_relay(relay_kind) as relay:
+            assert isinstance(relay, Engine)
+            for sock in (tunnel.client.sock, tunnel.server.sock):
+                relay.poller.add(sock.fileno())
+            server.send(b"220 hello\r\n")
+            await wait_all_tasks_blocked()
+            with trio.fail_after(TIMEOUT_S):
+                assert await relay.run(tunnel) is SERVER_ABORTED

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import trio.testing
 from mailproxy.errors import MailproxyError
 from mailproxy.log.record import SessionRecord
 from mailproxy.net.dial import Dial
+from mailproxy.net.relay import Relay
 from mailproxy.net.relay.transfer import RECORD_BYTES
 from mailproxy.net.relay.tunnel import Direction, Side, Tunnel
 from mailproxy.net.tls.tls_socket import TlsSocket
@@ -24,7 +27,7 @@ from mailproxy.proxy.session.wait import InterruptibleWait
 from mailproxy.testing import Close, Collect, Connection, Reset, Send, Stall
 from tests.proxy.backend.test_server_addresses import resolve_to
 from tests.support.proxy.proxy_harness import TIMEOUT_S, ProxyHarness
-from tests.support.proxy.relays import ON_EACH
+from tests.support.proxy.relays import ON_EACH, Kind, run_relay
 
 pytestmark = ON_EACH
 
@@ -148,6 +151,39 @@ async def test_failed_lookahead_leaves_no_objects(harness: ProxyHarness) -> None
     del client
     await trio.testing.wait_all_tasks_blocked()
     assert session_objects() == before
+
+
+@pytest.mark.parametrize("end", ["cancelled", "fault"])
+async def test_failed_relay_leaves_no_objects(relay_kind: Kind, end: str) -> None:
+    before = session_objects()
+    async with run_relay(relay_kind) as relay:
+        await relay_until(relay, end)
+        await trio.testing.wait_all_tasks_blocked()
+        assert session_objects() == before
+
+
+async def relay_until(relay: Relay, end: str) -> None:
+    class Faulty:
+        def recv_into(self, _buffer: memoryview) -> int:
+            raise ZeroDivisionError
+
+        recv = recv_into
+
+    ends = [*socket.socketpair(), *socket.socketpair()]
+    for sock in ends:
+        sock.setblocking(False)
+    tunnel = Tunnel(*ends[1:3], client_timeout=1000, server_timeout=1000, half_closed_timeout=1000)
+    with suppress(ZeroDivisionError, BaseExceptionGroup):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relay.run, tunnel)
+            await trio.testing.wait_all_tasks_blocked()
+            if end == "cancelled":
+                nursery.cancel_scope.cancel()
+            else:
+                tunnel.client.connection = Faulty()
+                ends[0].send(b"x")
+    for sock in ends:
+        sock.close()
 
 
 async def run_client(harness: ProxyHarness, proxy: Any, end: str, *, tls: bool) -> None:
