@@ -275,7 +275,10 @@ def _once(seen: int, bit: int, label: str) -> int:
 
 
 def _server_name(data: bytes) -> tuple[str, str] | tuple[None, None]:
-    """Return the host name of the list, as ``_host_name``. RFC 6066 allows one name of each type, and host names are the only type."""
+    """Return the host name of the list, as ``_host_name`` does.
+
+    RFC 6066 allows one name of each type, and host names are the only type.
+    """
     offset = 2
     if (
         len(data) < offset
@@ -297,7 +300,7 @@ def _server_name(data: bytes) -> tuple[str, str] | tuple[None, None]:
     return name
 
 
-@functools.lru_cache(maxsize=256)  # so the sessions of one name share one string, for as long as they live
+@functools.lru_cache(maxsize=256)  # sessions with the same name share one string
 def _host_name(data: bytes) -> tuple[str, str]:
     """Return a name exactly as sent, and as ``ClientHello.server_name``."""
     name = data.rstrip(b".")

@@ -65,7 +65,7 @@ class Session:
     """One client's connection and the server's. Its limits have counted it already.
 
     Every attribute is in memory for as long as the session lives, which may be days: a thousand sessions have
-    a thousand of it. What only the phases before the tunnel need is in ``run``'s local variables.
+    a thousand of it. What only the phases before the tunnel need is in ``_connect``'s local variables.
 
     Attributes:
         context: What it shares with the other sessions of its frontend.
@@ -117,8 +117,8 @@ class Session:
         """Proxy the session to its end. Raises nothing but Cancelled.
 
         ``client_info`` is this session's, as in the constructor. Clients decide how large it is (ClientHello,
-        TLVs), so it is dropped when the tunnel opens. For the same reason this coroutine, which stays in memory as
-        long as the session, awaits the phases before the tunnel in one that does not.
+        TLVs), so it is dropped when the tunnel opens. For the same reason the phases before the tunnel have a
+        coroutine of their own. This one stays in memory as long as the session.
 
         Closes:
             The sockets of both sides, whatever happens.
@@ -229,7 +229,7 @@ class Session:
                 route = self._select_route(client_info)
             except SessionEndedError as ended:
                 if not ended.is_alerted:
-                    await self._prepare_refusal(client_info, watch)  # noqa: ASYNC120 - as above, in ``run``
+                    await self._prepare_refusal(client_info, watch)  # noqa: ASYNC120 - as above, in ``_connect``
                 raise
             if self.record.tls:
                 await self._handshake(client_info, hello, watch, deadline)
