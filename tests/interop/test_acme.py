@@ -375,17 +375,22 @@ def test_renewal_keeps_open_sessions(
 def test_two_processes_make_one_order(tmp_path: Path, ca: ThrowAwayCA, server: GreetingServer) -> None:
     """Two machines share the storage: one obtains the certificate, both serve it."""
     ports = [free_port(), free_port()]
-    with Pebble(tmp_path, ca, tls_port=ports[0]) as pebble:
+    both_listen = threading.Event()  # the authority connects to one of them, whichever has asked
+    with Pebble(tmp_path, ca, tls_port=ports[0]) as pebble, Front(pebble, ca, tmp_path) as front:
+        front.rules.append(waits(both_listen))
         folders = [tmp_path / "a", tmp_path / "b"]
         proxies = []
         for folder, port in zip(folders, ports, strict=True):
             folder.mkdir()
             text = configuration(
-                directory=pebble.directory, ca=ca.pem, storage=tmp_path / "acme", port=port, server=server,
+                directory=front.directory, ca=ca.pem, storage=tmp_path / "acme", port=port, server=server,
                 process="workers = 2",
             )  # fmt: skip
             proxies.append(Program(text, folder))
         with proxies[0], proxies[1]:
+            for proxy in proxies:
+                proxy.wait_for("mailproxy is ready")
+            both_listen.set()
             context = pebble.client_context()
             served = [eventually(lambda port=port: verified_certificate(port, context)) for port in ports]  # type: ignore[misc]
             assert served[0] == served[1]

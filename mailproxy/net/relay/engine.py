@@ -192,7 +192,7 @@ class _Session(Generator[Any, Any, EndReason]):
             elif self._start():
                 return _sleep_request(self)
             if self.fault is not None:
-                raise self.fault  # noqa: TRY301 - it is not caught
+                raise self.fault  # noqa: TRY301 - it goes on
         except BaseException:
             del outcome  # the traceback of its error refers to this frame, which would be a cycle
             self.release()
