@@ -116,9 +116,8 @@ class Session:
     async def run(self, client_info: ClientInfo) -> None:
         """Proxy the session to its end. Raises nothing but Cancelled.
 
-        ``client_info`` is this session's, as in the constructor. Clients decide how large it is (ClientHello,
-        TLVs), so it is dropped when the tunnel opens. For the same reason the phases before the tunnel have a
-        coroutine of their own. This one stays in memory as long as the session.
+        ``client_info`` is this session's, as in the constructor. Clients decide how large it is (ClientHello, TLVs), so it
+        is dropped when the tunnel opens. For the same reason the phases before the tunnel have a coroutine of their own.
 
         Closes:
             The sockets of both sides, whatever happens.
