@@ -461,7 +461,7 @@ def test_added_name_keeps_old_certificate_until_reload_has_new_one(
         with Program(text, tmp_path) as proxy:
             context = pebble.client_context()
             eventually(lambda: verified_certificate(port, context))
-            proxy.file.write_text(text.replace(f'["{NAME}"]', f'["{NAME}", "mail.example.com"]'))
+            proxy.edit(text.replace(f'["{NAME}"]', f'["{NAME}", "mail.example.com"]'))
             proxy.send(signal.SIGHUP)
             end = time.monotonic() + 2 * TIMEOUT_S
             while verified_certificate(port, context, "mail.example.com") is None:
@@ -519,7 +519,7 @@ def test_reload_adds_an_authority(
         before = re.sub(r"tls = .*", f'tls = {{ certificates = ["{pem}"] }}', before)
         with Program(before, tmp_path) as proxy:
             proxy.wait_for("mailproxy is ready")
-            proxy.file.write_text(text)
+            proxy.edit(text)
             proxy.send(signal.SIGHUP)
             context = pebble.client_context()
             eventually(lambda: verified_certificate(port, context))

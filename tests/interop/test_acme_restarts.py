@@ -98,7 +98,7 @@ def test_reload_cannot_add_a_privileged_listener(
         assert before != text
         with Program(before, open_folder) as proxy:
             proxy.wait_for("cannot obtain")  # no web server shows the folder
-            proxy.file.write_text(text)
+            proxy.edit(text)
             proxy.send(signal.SIGHUP)
             proxy.wait_for(rf"acme test http: a listener on 127\.0\.0\.1:{http} \(needs a restart\)")
             (

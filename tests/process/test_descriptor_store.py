@@ -175,7 +175,7 @@ def test_reload_updates_the_store(server: GreetingServer, manager: ServiceManage
     ports = free_port(), free_port()
     service = start(manager, text_for(server, f'"127.0.0.1:{ports[0]}"'))
     wait_until(lambda: manager.names or None)
-    service.file.write_text(text_for(server, f'"127.0.0.1:{ports[1]}"'))
+    service.edit(text_for(server, f'"127.0.0.1:{ports[1]}"'))
     service.send(signal.SIGHUP)
     wait_until(lambda: manager.names == [stored_name(f"127.0.0.1:{ports[1]}")] or None)
     stop(service)

@@ -306,7 +306,7 @@ def test_socket_of_a_unit_goes_along(site: Site, workers: int) -> None:
                 assert old.wait() == 0
                 load.wait_for(20)
                 reloaded = text.replace("[backends.b]", "[backends.b]\nretries = 1")
-                new.file.write_text(reloaded)
+                new.edit(reloaded)
                 new.send(signal.SIGHUP)
                 new.wait_for("reloaded in")
                 load.wait_for(20)
@@ -328,7 +328,7 @@ def test_reload_between_handovers_loses_no_connection(site: Site, workers: int) 
             text = site.configuration(workers=workers).replace(
                 "[backends.b]", f"[backends.b]\nretries = {retries}"
             )
-            current.file.write_text(text)
+            current.edit(text)
             current.send(signal.SIGHUP)
             wait_until(partial(has_lines, current, "reloaded in", retries))
             load.wait_for(30)

@@ -24,7 +24,7 @@ def echo() -> Iterator[Echo]:
 
 
 def reload(program: Program, text: str) -> None:
-    program.file.write_text(text)
+    program.edit(text)
     program.send(signal.SIGHUP)
 
 

@@ -50,7 +50,7 @@ servers = [{{ name = "s1", address = "{addresses["s1"]}" }}]
 async def reload(program: WorkerGroup, text: str) -> None:
     """Reload with a text, and wait until that has ended."""
     admin = program.file.parent / "admin"
-    program.file.write_text(text)
+    program.edit(text)
     answer = await trio.to_thread.run_sync(ask, admin, "reload")
     assert "reloaded in" in answer, answer
 

@@ -74,6 +74,12 @@ class Program:
     def text(self) -> str:
         return self.output.read_text()
 
+    def edit(self, text: str) -> None:
+        """Replace the configuration file in one step: mailproxy may be reading it because of an earlier signal."""
+        new = self.file.with_suffix(".new")
+        new.write_text(text)
+        new.replace(self.file)
+
     def send(self, number: signal.Signals) -> None:
         os.kill(self.process.pid, number)
 

@@ -197,7 +197,7 @@ def test_counters_stay_over_reload(site: Site) -> None:
     site.run_clients(40)
     before = site.settle()
     text = site.group.file.read_text().replace("retries = 0", "retries = 1")
-    site.group.file.write_text(text.replace("127.0.0.1:1'", "127.0.0.1:2'"))
+    site.group.edit(text.replace("127.0.0.1:1'", "127.0.0.1:2'"))
     site.group.send(signal.SIGHUP)
     site.group.wait_for('"event":"reloaded"|"event": "reloaded"', where=site.log)
     after = Scrape.of(site.port)
@@ -215,7 +215,7 @@ def test_frontends_come_and_go_by_reload(site: Site) -> None:
     end = with_refused.index("\n", with_refused.index("bind =", start)) + 1
     scrape = before
     for number, text in enumerate((with_refused[:start] + with_refused[end:], with_refused), 1):
-        site.group.file.write_text(text)
+        site.group.edit(text)
         site.group.send(signal.SIGHUP)
         wait_until(lambda: sum(line["event"] == "reloaded" for line in site.lines()) == number or None)  # noqa: B023
         scrape = Scrape.of(site.port)

@@ -56,7 +56,7 @@ def ctl(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def reload(group: WorkerGroup, text: str) -> str:
-    group.file.write_text(text)
+    group.edit(text)
     answer = ask(group.file.parent / "admin", "reload")
     assert "reloaded in" in answer, answer
     return answer
@@ -67,7 +67,7 @@ def test_faulty_file_changes_nothing(servers: list[GreetingServer], tmp_path: Pa
     with WorkerGroup(text, tmp_path) as group:
         client = group.connect()
         assert client.greeting == "a"
-        group.file.write_text(
+        group.edit(
             text.replace('balance = "roundrobin"', 'balance = "robin"').replace(
                 'protocol = "tcp"', "protocl = 1"
             )
@@ -78,7 +78,7 @@ def test_faulty_file_changes_nothing(servers: list[GreetingServer], tmp_path: Pa
             assert re.search(rf"mailproxy.toml:\d+:\d+: {fault}", answer.stdout + answer.stderr)
             assert fault in group.wait_for("reload failed, .*")
         taken = servers[1].port
-        group.file.write_text(
+        group.edit(
             text
             + f'[frontends.more]\nprotocol = "tcp"\nbackend = "b"\nbind = ["127.0.0.1:{taken}", "192.0.2.1:25143"]\n'
         )
@@ -88,7 +88,7 @@ def test_faulty_file_changes_nothing(servers: list[GreetingServer], tmp_path: Pa
         assert "cannot listen on 192.0.2.1:25143: Cannot assign requested address" in answer.stderr
         assert group.connect().greeting == "a"
         assert client.echoes()
-        group.file.write_text(make_text(tmp_path, servers[1], workers=workers))
+        group.edit(make_text(tmp_path, servers[1], workers=workers))
         answer = ctl(tmp_path, "reload")
         assert answer.returncode == 0
         assert (
@@ -193,7 +193,7 @@ def test_key_that_the_new_user_cannot_read_is_a_fault(
             secret = folder / "secret.pem"
             secret.write_bytes(first.read_bytes())
             secret.chmod(0o600)
-            group.file.write_text(text.replace(str(first), str(secret)))
+            group.edit(text.replace(str(first), str(secret)))
             group.file.chmod(0o644)
             answer = ctl(folder, "reload")
             assert answer.returncode == 1
@@ -215,9 +215,7 @@ def test_spent_room_is_a_fault(servers: list[GreetingServer], tmp_path: Path) ->
                 f'[[backends.b.servers]]\nname = "s{index}"\naddress = "192.0.2.{number}:{index}"\nstate = "maint"\n'
                 for index in range(1, 901)
             )
-            group.file.write_text(
-                re.sub(r"(?m)^servers = .*", "", text).replace("[admin]", f"{entries}[admin]")
-            )
+            group.edit(re.sub(r"(?m)^servers = .*", "", text).replace("[admin]", f"{entries}[admin]"))
             answer = ctl(tmp_path, "reload")
             assert answer.returncode == number - 1, answer.stdout + answer.stderr
             fault = "has no room for more frontends, backends or servers: this needs a restart"
@@ -231,7 +229,7 @@ def test_too_many_workers_are_a_fault_of_their_key(servers: list[GreetingServer]
     text = make_text(tmp_path, servers[0])
     with WorkerGroup(text, tmp_path) as group:
         assert group.connect().greeting == "a"
-        group.file.write_text(text.replace("workers = 2", "workers = 9"))
+        group.edit(text.replace("workers = 2", "workers = 9"))
         answer = ctl(tmp_path, "reload")
     line = text[: text.index("workers = 2")].count("\n") + 1
     assert f":{line}:1: process.workers: more than 8 workers need a restart" in answer.stderr
@@ -303,7 +301,7 @@ def test_supervisor_without_descriptors_goes_on(servers: list[GreetingServer], t
         assert client.greeting == "a"
         pid, control = group.process.pid, group.children["control"]
         subprocess.run(["prlimit", f"--pid={pid}", "--nofile=5:9999"], check=True)
-        group.file.write_text(make_text(tmp_path, servers[1]))
+        group.edit(make_text(tmp_path, servers[1]))
         ask(tmp_path / "admin", "reload")
         wait_until(lambda: "control" not in group.children or group.children["control"] != control)
         assert client.echoes()
@@ -336,9 +334,7 @@ def test_signals_in_a_row_are_all_answered(servers: list[GreetingServer], tmp_pa
     with WorkerGroup(text, tmp_path) as group:
         assert group.connect().greeting == "a"
         for number in range(10):
-            new = tmp_path / "new"
-            new.write_text(text.replace('"300ms"', f'"{number + 1}s"'))
-            new.replace(group.file)  # the proxy may be reading it
+            group.edit(text.replace('"300ms"', f'"{number + 1}s"'))
             group.send(signal.SIGHUP)
             time.sleep(0.02)
         group.wait_for("drain_timeout: .* -> 10s")

@@ -72,7 +72,7 @@ def test_killed_process_leaves_one_of_both_configurations(
         names = ["new", "old"]
         for number, moment in enumerate(moments(process)[half::2]):
             name = names[number % 2]
-            group.file.write_text(texts[name])
+            group.edit(texts[name])
             victim = wait_until(lambda: group.children.get(process))
             group.send(signal.SIGHUP)
             time.sleep(moment)
@@ -103,7 +103,7 @@ def test_killed_supervisor_makes_room_for_a_fresh_start(
         client = group.connect()
         assert client.greeting == "old"
         pids = group.pids
-        group.file.write_text(texts["new"])
+        group.edit(texts["new"])
         group.send(signal.SIGHUP)
         time.sleep(moment)
         group.process.kill()
