@@ -42,6 +42,7 @@ from mailproxy.proxy.supervise import contained, log_failure, supervise
 if TYPE_CHECKING:
     from mailproxy.log.tracing import SessionTracer
 
+_LOOK_INTERVAL_S = 1.0  # between two looks at the sessions that select their route after a reload
 _STOP_TIMEOUT_S = 1.0  # for the sessions that are ended at the deadline of a drain
 
 
@@ -416,13 +417,21 @@ class Service:
         if connecting:
             self._nursery.start_soon(self._end_late_orphans, connecting, seconds)
 
-    async def _end_late_orphans(self, numbers: Iterable[int], seconds: float) -> None:
-        """End the sessions that have selected their route in the configuration before, and now are orphans."""
+    async def _end_late_orphans(self, numbers: set[int], seconds: float) -> None:
+        """End the sessions that select their route in the configuration before, and so are orphans.
+
+        Some do so after the deadline: a client may take minutes to its STARTTLS.
+        """
         await trio.sleep(seconds)
-        for number in numbers:
-            session = self.registry.get(number)
-            if session is not None and self._is_orphan(session):
-                session.end(Purpose.DRAIN.end_reason)
+        while numbers:
+            for number in tuple(numbers):
+                session = self.registry.get(number)
+                if session is not None and self._is_orphan(session):
+                    session.end(Purpose.DRAIN.end_reason)
+                elif session is not None and not session.is_connected:
+                    continue
+                numbers.discard(number)
+            await trio.sleep(_LOOK_INTERVAL_S)
 
     def _is_orphan(self, session: LiveSession) -> bool:
         """Whether the bind, the route or the server of a session is gone."""

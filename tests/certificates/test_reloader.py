@@ -724,17 +724,15 @@ def days_from_now(days: float) -> datetime:
 def test_expiry_within_fourteen_days_is_reported(
     issue: Callable[..., Path], days: float, is_reported: bool
 ) -> None:
-    pem = issue("imap.pem", not_before=days_from_now(-30), not_after=days_from_now(days))
+    begin, end = days_from_now(-30), days_from_now(days)
+    pem = issue("imap.pem", not_before=begin, not_after=end)
     issue("folder/fresh.pem", "fresh.example")
     reported = [str(fault) for fault in load_bind(pem, pem.parent / "folder").reloader.expiring()]
-    end = f"{days_from_now(days):%Y-%m-%d}"
     remaining = (
-        f"{int(days)} days, on {end}"
-        if days > 2
-        else f"11 hours, on {days_from_now(days):%Y-%m-%d %H:%M} UTC"
+        f"{int(days)} days, on {end:%Y-%m-%d}" if days > 2 else f"11 hours, on {end:%Y-%m-%d %H:%M} UTC"
     )
     message = (
-        f"is not in date: from {days_from_now(-30):%Y-%m-%d} to {end}"
+        f"is not in date: from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
         if days < 0
         else f"expires in {remaining}: renew it"
     )
@@ -762,9 +760,10 @@ def test_short_lived_certificate_is_reported_late(
 def test_applied_certificate_is_described(issue: Callable[..., Path]) -> None:
     pem = issue("imap.pem")
     proxy = load_bind(pem)
-    issue("imap.pem", "pop.example.com", not_after=days_from_now(60))
+    end = days_from_now(60)
+    issue("imap.pem", "pop.example.com", not_after=end)
     result = proxy.scan_changed()
-    assert result.descriptions == (f"pop.example.com until {days_from_now(60):%Y-%m-%d} ({pem})",)
+    assert result.descriptions == (f"pop.example.com until {end:%Y-%m-%d} ({pem})",)
     assert result.expiring == ()
 
 
@@ -794,20 +793,21 @@ def test_emptied_folder_is_not_reported_applied(folder: Path) -> None:
 
 
 def test_future_certificate_is_reported(issue: Callable[..., Path]) -> None:
-    pem = issue("imap.pem", not_before=days_from_now(1), not_after=days_from_now(90))
+    begin, end = days_from_now(1), days_from_now(90)
+    pem = issue("imap.pem", not_before=begin, not_after=end)
     (reported,) = load_bind(pem).reloader.expiring()
     assert (
-        str(reported)
-        == f"{CERTIFICATES}[0]: {pem}: is not in date: from {days_from_now(1):%Y-%m-%d} to {days_from_now(90):%Y-%m-%d}"
+        str(reported) == f"{CERTIFICATES}[0]: {pem}: is not in date: from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
     )
 
 
 def test_expiring_client_certificate_is_reported(throw_away_ca: ThrowAwayCA, tmp_path: Path) -> None:
-    pem = throw_away_ca.issue_client("proxy", folder=tmp_path, not_after=days_from_now(3.5))
+    end = days_from_now(3.5)
+    pem = throw_away_ca.issue_client("proxy", folder=tmp_path, not_after=end)
     (reported,) = load_servers(certificate=str(pem)).reloader.expiring()
     assert (
         str(reported)
-        == f"backends.dovecot.tls.certificate: {pem}: expires in 3 days, on {days_from_now(3.5):%Y-%m-%d}: renew it"
+        == f"backends.dovecot.tls.certificate: {pem}: expires in 3 days, on {end:%Y-%m-%d}: renew it"
     )
 
 

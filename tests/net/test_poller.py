@@ -37,7 +37,7 @@ from mailproxy.net.tls.handshake import accept_tls, connect_tls
 from mailproxy.testing import ThrowAwayCA
 from tests.support.proxy.relays import pollers_for
 from tests.support.socket_pair import sockets
-from tests.support.timeouts import fail_after_timeout
+from tests.support.timeouts import TIMEOUT_S, fail_after_timeout
 
 needs_epoll = pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll here")
 
@@ -598,8 +598,13 @@ async def test_failed_step_leaves_no_cycle(make: Callable[[], AnyPoller], nurser
 
 
 @on_epollers
-async def test_steps_of_many_sessions_are_made_in_a_row(make: Callable[[], AnyPoller]) -> None:
+async def test_steps_of_many_sessions_are_made_in_a_row(
+    make: Callable[[], AnyPoller], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No task runs between them: what tasks need would be out of the processor's caches after each."""
+    monkeypatch.setattr(
+        "mailproxy.net.poller.poller._MAX_STEPS_S", TIMEOUT_S
+    )  # the process may have to pause
     order: list[str] = []
     async with running(make) as poller:
         with ExitStack() as stack:
@@ -846,7 +851,7 @@ async def test_ended_poller_leaves_no_open_descriptor(make: type[Poller]) -> Non
     previous = descriptors()
     async with running(make):
         assert descriptors() > previous
-    assert descriptors() == previous
+    assert descriptors() <= previous
 
 
 @on_epollers
@@ -864,7 +869,7 @@ async def test_exception_in_handler_ends_the_poller(make: type[Poller]) -> None:
         theirs.send(b"x")
         with pytest.raises(ZeroDivisionError):
             await poller.serve()
-    assert descriptors() == previous
+    assert descriptors() <= previous
 
 
 # Real use.

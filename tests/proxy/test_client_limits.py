@@ -66,6 +66,7 @@ class LimitedProxy:
         bind: Line = {"mode": mode if mode != "accept_proxy" else "forward"}
         if mode == "accept_proxy":
             bind["accept_proxy"] = ["127.0.0.0/8"]
+            limits = {**limits, "timeouts": {"proxy_header": "60s"}}
         limited.proxy = await harness.proxy(
             server.address, tls=mode == "tls", bind=bind, frontends={"f": limits}
         )
@@ -259,7 +260,8 @@ async def test_header_without_a_client_has_no_limit(harness: ProxyHarness, heade
     """Otherwise a balancer's health checks, and clients whose address it does not know, would be rejected."""
     server = await harness.server(collect(GREETING))
     bind = {"accept_proxy": ["127.0.0.0/8"]}
-    proxy = await harness.proxy(server.address, bind=bind, frontends={"f": {"max_sessions_per_client": 1}})
+    frontend = {"max_sessions_per_client": 1, "timeouts": {"proxy_header": "60s"}}
+    proxy = await harness.proxy(server.address, bind=bind, frontends={"f": frontend})
     async with await harness.dial(proxy) as one, await harness.dial(proxy) as two:
         for client in (one, two):
             await client.send(header_bytes)

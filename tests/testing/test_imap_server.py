@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from mailproxy.testing import ImapServer, Mailstore, dial
-from tests.support.timeouts import fail_after_timeout
+from tests.support.timeouts import TIMEOUT_S, fail_after_timeout
 
 if TYPE_CHECKING:
     import ssl
@@ -55,8 +55,8 @@ async def server(start: Start, tls: Contexts) -> ImapServer:
 def connect(address: str, context: ssl.SSLContext | None) -> imaplib.IMAP4:
     host, _, port = address.rpartition(":")
     if context is None:
-        return imaplib.IMAP4(host, int(port), timeout=10)
-    return imaplib.IMAP4_SSL(host, int(port), ssl_context=context, timeout=10)
+        return imaplib.IMAP4(host, int(port), timeout=TIMEOUT_S)
+    return imaplib.IMAP4_SSL(host, int(port), ssl_context=context, timeout=TIMEOUT_S)
 
 
 async def run_in_thread(use_imaplib: Callable[[], None]) -> None:

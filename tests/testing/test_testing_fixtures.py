@@ -12,6 +12,7 @@ import trio
 import mailproxy
 import mailproxy.testing
 from mailproxy.testing import ImapServer, ScriptedServer, dial
+from tests.support.timeouts import TIMEOUT_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +47,7 @@ async def test_proxy_runs_from_a_mapping(
     clear, tls, unix = proxy.frontends["imap"].addresses
     assert (clear.rpartition(":")[0], tls.rpartition(":")[0]) == ("127.0.0.1", "[::1]")
     assert unix == f"unix:{tmp_path / 'imap.sock'}"
-    with trio.fail_after(10):
+    with trio.fail_after(TIMEOUT_S):
         for address, context in ((clear, None), (tls, throw_away_ca.client_context()), (unix, None)):
             async with await dial(address, tls=context) as client:
                 assert (await client.receive_line()).endswith(b"d1 ready\r\n")
@@ -64,7 +65,7 @@ async def test_two_proxies_in_a_chain(run_proxy: RunProxy, nursery: trio.Nursery
 
     first = await run_proxy(proxy_config(await nursery.start(server.serve)))
     second = await run_proxy(proxy_config(first.frontends["f"].addresses[0]))
-    with trio.fail_after(10):
+    with trio.fail_after(TIMEOUT_S):
         async with await dial(second.frontends["f"].addresses[0]) as client:
             assert await client.receive_line() == b"* OK ready\r\n"
 
