@@ -556,10 +556,20 @@ def test_garbage_of_successors_changes_nothing(site: Site, workers: int) -> None
     site.replace(site.configuration(workers=workers))
 
 
+def is_pending(pid: int, number: int) -> bool:
+    """Whether a process has a signal that it has not taken."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (pending,) = re.findall(r"^ShdPnd:\s+(\w+)$", status, re.MULTILINE)
+    return bool(int(pending, 16) & 1 << (number - 1))
+
+
 @WORKERS
 def test_signal_hands_over_where_the_channel_is_broken(site: Site, workers: int) -> None:
     old = site.replace(site.configuration(workers=workers))
     old.send(HANDED_OVER)  # ignored: no process has the sockets
+    wait_until(lambda: not is_pending(old.process.pid, HANDED_OVER))
+    old.send(signal.SIGUSR1)
+    old.wait_for("SIGUSR1 means nothing here")  # handled after the one before
     with get_end(site.admin) as end:
         end.settimeout(10)
         while b'"type":"end"' not in end.recv(65536):
