@@ -259,7 +259,7 @@ LIVE = """
     bind = [{{ address = "127.0.0.1:1993", mode = "tls" }}]
     [backends.b]
     send_proxy = "none"
-    check = {{ type = "imap", timeout = "2s" }}
+    check = {{ type = "imap", timeout = "20s" }}
     servers = [
         "127.0.0.1:{closed}",  # backends.b.servers[0]
         "127.0.0.1:{login}",  # backends.b.servers[1]

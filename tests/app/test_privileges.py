@@ -59,6 +59,7 @@ def config_text(
         backend = "dovecot"
         bind = [{{ address = "127.0.0.1:0" }}]
         [backends.dovecot]
+        check = "none"
         servers = ["{host}:{server.getsockname()[1]}"]
     """
 

@@ -101,7 +101,9 @@ def test_lock_held_forever_times_out(file: Path, monkeypatch: pytest.MonkeyPatch
 
 _WRITE_PROGRAM = """
 import os, signal, sys
+from mailproxy.log import line_writer
 from mailproxy.log.line_writer import LineWriter
+line_writer._LOCK_TIMEOUT_S = 60  # the other one may have to pause with the lock
 writer = LineWriter(os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640), shared=True)
 line = sys.argv[2].encode() * 999 + b"\\n"
 print("begun", flush=True)

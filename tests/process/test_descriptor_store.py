@@ -36,7 +36,7 @@ def manager(tmp_path: Path) -> Iterator[ServiceManager]:
 
 
 def text_for(server: GreetingServer, binds: str, *, workers: int = 1, more: str = "") -> str:
-    text = configuration(server, workers=workers, drain_timeout="300ms", more=more)
+    text = configuration(server, workers=workers, drain_timeout="30s", more=more)
     return text.replace('bind = [{ address = "127.0.0.1:0" }]', f"bind = [{binds}]")
 
 

@@ -10,8 +10,9 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -44,9 +45,16 @@ COMMAND = f"hand-over {VERSION}"
 class Instance(WorkerGroup):
     """A process started with ``--replace``. All instances of a test have one configuration and one admin socket."""
 
-    def __init__(self, text: str, folder: Path, *, options: tuple[str, ...] = ("--replace",)) -> None:
+    def __init__(
+        self,
+        text: str,
+        folder: Path,
+        *,
+        options: tuple[str, ...] = ("--replace",),
+        wrapper: Sequence[str] = (),
+    ) -> None:
         folder.mkdir()
-        super().__init__(text, folder)
+        super().__init__(text, folder, wrapper=wrapper)
         self.command[-1:] = [*options, str(self.file)]
 
     @property
@@ -91,10 +99,19 @@ class Site:
         default = f'"127.0.0.1:{self.port}", {{ address = "unix:{self.unix}", unix_mode = "0660" }}'
         return text.replace('bind = [{ address = "127.0.0.1:0" }]', f"bind = [{binds or default}]")
 
-    def start(self, text: str, *, options: tuple[str, ...] = ("--replace",), folder: str = "") -> Instance:
+    def start(
+        self,
+        text: str,
+        *,
+        options: tuple[str, ...] = ("--replace",),
+        folder: str = "",
+        wrapper: Sequence[str] = (),
+    ) -> Instance:
         """Start an instance, which may have an end of its own."""
         name = folder or f"instance-{len(self.instances)}"
-        instance = self._stack.enter_context(Instance(text, self.folder / name, options=options))
+        instance = self._stack.enter_context(
+            Instance(text, self.folder / name, options=options, wrapper=wrapper)
+        )
         self.instances.append(instance)
         return instance
 
@@ -344,6 +361,12 @@ def has_lines(instance: Instance, pattern: str, count: int) -> bool:
 # Deaths
 
 
+def killed_after(seconds: float) -> list[str]:
+    """Return the wrapper of a command that a signal kills, however busy the machine is."""
+    code = f"import os, signal, sys; signal.setitimer(signal.ITIMER_REAL, {seconds:f}); os.execv(sys.argv[1], sys.argv[1:])"
+    return [sys.executable, "-c", code]
+
+
 @WORKERS
 def test_killed_successor_changes_nothing(site: Site, workers: int) -> None:
     """Killed at random moments: its start takes 2 s, for which it waits for a check. Then a hand-over still works."""
@@ -357,10 +380,8 @@ def test_killed_successor_changes_nothing(site: Site, workers: int) -> None:
         current = site.replace(text)
         with SteadyLogins(site.address) as load:
             for _ in range(10):
-                successor = site.start(text)
-                time.sleep(rng.uniform(0.0, 1.9))
-                successor.process.kill()
-                successor.process.wait()
+                successor = site.start(text, wrapper=killed_after(rng.uniform(0.0, 1.9)))
+                assert successor.wait() == -signal.SIGALRM
                 assert not current.is_replaced
                 load.wait_for(20)
             site.replace(text)

@@ -99,6 +99,7 @@ def test_tls_works_after_giving_up_root(echo: Echo, tmp_path: Path, throw_away_c
             address = "127.0.0.1:0"
             mode = "tls"
             [backends.b]
+            check = "none"
             servers = ["localhost:{listener.getsockname()[1]}"]
             tls = {{ ca = "{throw_away_ca.pem}" }}
         """
@@ -204,6 +205,7 @@ def test_log_never_reaches_sockets_without_standard_descriptors(
             log_null = true
             log_start = true
             [backends.b]
+            check = "none"
             servers = ["127.0.0.1:{listener.getsockname()[1]}"]
         """)
         command = shlex.join([sys.executable, "-m", "mailproxy", "run", str(file)])

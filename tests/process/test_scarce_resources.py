@@ -157,9 +157,7 @@ def test_process_1_follows_signals(echo: Echo, tmp_path: Path, workers: int) -> 
         ]
         log.rename(tmp_path / "log.1")
         os.kill(first, signal.SIGUSR2)
-        end = time.monotonic() + TIMEOUT_S
-        while not log.exists() and time.monotonic() < end:
-            time.sleep(0.02)
+        program.wait_for("the log was reopened", where=log)
         port = re.findall(r"listens on 127.0.0.1:(\d+)", (tmp_path / "log.1").read_text())[0]
         client = connect_greeted(("127.0.0.1", int(port)))
         os.kill(first, signal.SIGTERM)
@@ -205,4 +203,4 @@ def test_server_is_used_soon_after_name_appears(echo: Echo, tmp_path: Path, work
         program.wait_for("Server b/.* is UP")
         with socket.create_connection(address, timeout=TIMEOUT_S) as client:
             assert client.recv(100) == b"* OK\r\n"
-        assert time.monotonic() - started_at < 10  # 4 s and a check, with time for a busy machine
+        assert time.monotonic() - started_at < 14  # 4 s and a check, with time for a busy machine

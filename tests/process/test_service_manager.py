@@ -18,6 +18,7 @@ from tests.process.test_process import Echo, configuration, connect_greeted
 from tests.support.ports import free_port
 from tests.support.program import TIMEOUT_S, Program
 from tests.support.socket_activation import SocketActivatedProgram
+from tests.support.worker_group import is_open, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -49,6 +50,13 @@ class Manager:
         data, ancillary, _, _ = self.socket.recvmsg(4096, socket.CMSG_SPACE(12))
         ((_, _, credentials),) = ancillary
         return struct.unpack("3i", credentials)[0], data.decode().splitlines()
+
+    def receive_until_ready(self) -> None:
+        """Receive READY=1. A supervisor may send it after its first WATCHDOG=1."""
+        while "READY=1" not in self.receive()[1]:
+            pass
+        while self.has_message:
+            self.receive()
 
     @property
     def has_message(self) -> bool:
@@ -239,7 +247,7 @@ def test_restart_with_inherited_socket_refuses_no_client(echo: Echo, tmp_path: P
 
 @WORKERS
 def test_next_process_starts_while_first_drains(echo: Echo, tmp_path: Path, workers: int) -> None:
-    """The ports are free as soon as the log says so. Sessions of the first process continue."""
+    """The ports are free from then on. Sessions of the first process continue."""
     port = free_port()
     text = configuration(echo, f"[process]\nworkers = {workers}\n").replace(
         "127.0.0.1:0", f"127.0.0.1:{port}"
@@ -251,6 +259,7 @@ def test_next_process_starts_while_first_drains(echo: Echo, tmp_path: Path, work
         old = connect_greeted(("127.0.0.1", port))
         first.send(signal.SIGTERM)
         first.wait_for("no more connections are accepted")
+        wait_until(lambda: not is_open(("127.0.0.1", port)))
         with Program(text, tmp_path / "second") as second:
             second.wait_for("mailproxy is ready")
             connect_greeted(("127.0.0.1", port)).close()
@@ -275,8 +284,7 @@ def test_watchdog_is_fed_until_the_end(echo: Echo, tmp_path: Path, manager: Mana
     ) as program:
         alive = (program.process.pid, ["WATCHDOG=1"])
         client = connect_greeted(program.addresses[0])
-        while manager.has_message:
-            manager.receive()
+        manager.receive_until_ready()
         started = time.monotonic()
         assert [manager.receive() for _ in range(10)] == [alive] * 10
         assert time.monotonic() - started > 9 * 0.2 - 0.1
@@ -296,7 +304,7 @@ def test_watchdog_is_silent_when_the_loop_is_stopped(
     with Program(
         configuration(echo, f"[process]\nworkers = {workers}\n"), tmp_path, env=environment
     ) as program:
-        program.wait_for("mailproxy is ready")
+        manager.receive_until_ready()
         program.send(signal.SIGSTOP)
         # The signal alone leaves it running for a moment.
         os.waitid(os.P_PID, program.process.pid, os.WSTOPPED)

@@ -129,7 +129,6 @@ class ServiceManager:
 
     def _handle(self, pid: int, lines: list[str], fds: list[int]) -> None:
         values = dict(line.partition("=")[::2] for line in lines)
-        main_pid = int(values.get("MAINPID", self.main_pid))
         # A process that has just been started: `run` comes in a moment.
         if not self.main_pid:
             wait_until(lambda: self.main_pid or None)
@@ -143,7 +142,7 @@ class ServiceManager:
             self._forget(lambda stored: stored == name)
         for fd in fds:
             self._store(name, fd)
-        self.main_pid = main_pid
+        self.main_pid = int(values.get("MAINPID", self.main_pid))
         self.messages.append((pid, lines))
 
     def _store(self, name: str, fd: int) -> None:
@@ -159,8 +158,8 @@ class ServiceManager:
 
     def _forget(self, matches: Callable[[str], bool]) -> None:
         for name, fd in [each for each in self.stored if matches(each[0])]:
-            self.stored.remove((name, fd))
             os.close(fd)
+            self.stored.remove((name, fd))  # after that: tests wait for it
 
 
 def wait_for_exit(pid: int) -> None:

@@ -143,7 +143,7 @@ class WorkerGroup(Program):
             client = self.connect(source)
             if self.worker_of(client) == worker:
                 return client
-            client.close()
+            drop(client)
 
     def connect_to_server(self, server: str, worker: int) -> Client:
         """Return a client that this worker serves, and that has read the greeting of this server."""
@@ -151,7 +151,7 @@ class WorkerGroup(Program):
             client = self.connect_to_worker(worker)
             if client.greeting == server:
                 return client
-            client.close()
+            drop(client)
 
     def worker_of(self, client: Client) -> int:
         """Return the number of the worker that has accepted this connection, as soon as one has."""
@@ -183,7 +183,15 @@ class WorkerGroup(Program):
         return old
 
 
+def drop(client: Client) -> None:
+    """Close a client that a worker has accepted, and wait until its session has ended: tests count sessions."""
+    addresses = client.sock.getpeername(), client.sock.getsockname()
+    client.close()
+    wait_until(lambda: inode_of(*addresses) == 0)
+
+
 _SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST = 4, 20, 1
+_TCP_LISTEN = 10
 _ANY_COOKIE = b"\xff" * 8
 
 
@@ -200,6 +208,8 @@ def inode_of(local: tuple[str, int], remote: tuple[str, int]) -> int:
         netlink.send(header + query)
         answer = netlink.recv(4096)
     if struct.unpack_from("=H", answer, 4)[0] != _SOCK_DIAG_BY_FAMILY:  # an error: not found
+        return 0
+    if answer[17] == _TCP_LISTEN:  # found in place of a connection that is gone
         return 0
     inode: int = struct.unpack_from("=I", answer, 84)[0]
     return inode
@@ -233,6 +243,17 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def is_open(address: tuple[str, int]) -> bool:
+    """Whether connections are accepted, or wait for that."""
+    try:
+        Client(address).close()
+    except ConnectionRefusedError:
+        return False
+    except ConnectionResetError:  # by the end of the process
+        return True
+    return True
 
 
 def pause(pid: int) -> None:

@@ -47,15 +47,16 @@ def test_figures_are_sums_over_all_workers(group: WorkerGroup, path: Path) -> No
     for client in clients:
         assert client.greeting in ("s1", "s2")
         assert client.echoes()
-    rows = stat(path)
-    figures = rows["imap", "FRONTEND"]
-    assert (figures["scur"], figures["bin"]) == ("2", "24")
+    # A worker that is late answers without the bytes of open sessions.
+    figures = wait_until(lambda: row if (row := stat(path)["imap", "FRONTEND"])["bin"] == "24" else None)
+    assert figures["scur"] == "2"
     # Two greetings and echoes, and the greetings of connections that another worker got.
     assert int(figures["bout"]) >= 32
     for client in clients:
         client.close()
     ended = wait_until(lambda: row if (row := stat(path)["imap", "FRONTEND"])["scur"] == "0" else None)
     assert (ended["bin"], ended["bout"]) == (figures["bin"], figures["bout"])
+    rows = stat(path)
     assert rows["b", "BACKEND"]["stot"] == str(int(rows["b", "s1"]["stot"]) + int(rows["b", "s2"]["stot"]))
 
 
@@ -179,7 +180,7 @@ def test_sessions_of_a_server_end_in_all_workers(group: WorkerGroup, path: Path)
 
 def test_drain_ends_sessions_within_its_time(group: WorkerGroup, path: Path) -> None:
     clients = [group.connect_to_server("s1", worker) for worker in (0, 1)]
-    assert ask(path, "drain server b/s1 within 500ms") == "\n"
+    assert ask(path, "drain server b/s1 within 5s") == "\n"
     assert "server b/s1 left=2 " in ask(path, "show drain")
     assert all(client.is_closed() for client in clients)
     assert stat(path)["b", "s1"]["status"] == "DRAIN"
@@ -188,7 +189,7 @@ def test_drain_ends_sessions_within_its_time(group: WorkerGroup, path: Path) -> 
 
 def test_socket_is_gone_after_the_end(group: WorkerGroup, path: Path) -> None:
     group.process.terminate()
-    group.process.wait(15)
+    group.wait()
     assert not path.exists()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.program import TIMEOUT_S
 from tests.support.worker_group import (
     Client,
     GreetingServer,
@@ -139,7 +140,7 @@ def test_crowd_from_one_address_is_limited(tmp_path: Path) -> None:
     ):
         crowd = [group.connect(bind=1) for _ in range(CROWD)]
         wait_until(lambda: len(group.lines("client-limit")) >= CROWD - LIMIT - 1)
-        closed = [connection for connection in crowd if not connection.is_greeted_within(5.0)]
+        closed = [connection for connection in crowd if not connection.is_greeted_within(TIMEOUT_S)]
         assert LIMIT <= CROWD - len(closed) <= LIMIT + 1
         assert all(connection.is_closed() for connection in closed)
         assert group.connect("127.0.0.2", bind=1).greeting == "s1"

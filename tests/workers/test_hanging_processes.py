@@ -106,7 +106,7 @@ def test_resumed_supervisor_kills_no_child(tmp_path: Path) -> None:
         for pid in (group.process.pid, *pids.values()):
             pause(pid)
         time.sleep(9)
-        for pid in (group.process.pid, *pids.values()):
+        for pid in (*pids.values(), group.process.pid):
             os.kill(pid, signal.SIGCONT)
         assert all(client.echoes() for client in clients)
         time.sleep(2)

@@ -22,6 +22,7 @@ from tests.support.worker_group import (
     WorkerGroup,
     configuration,
     greeting_servers,
+    pause,
     wait_until,
 )
 
@@ -61,7 +62,8 @@ class Site:
         return {line["frontend"]: int(line["address"].rpartition(":")[2]) for line in lines}
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        complete = self.log.read_text().rpartition("\n")[0]  # the last line may be written just now
+        return [json.loads(line) for line in complete.splitlines()]
 
     def session_lines(self) -> list[dict[str, Any]]:
         return [line for line in self.lines() if line["event"] == "session"]
@@ -296,7 +298,10 @@ def test_status_has_workers_and_ends(site: Site) -> None:
     assert found["recent_failures"][0]["end"] == "server-refused"
     assert "refused the connection" in found["recent_failures"][0]["reason"]
     assert request(site.port, "/readyz").status == 200
-    os.kill(site.group.workers[0], signal.SIGKILL)
+    worker = site.group.workers[0]
+    pause(site.group.process.pid)  # or the worker may have been replaced before the request
+    os.kill(worker, signal.SIGKILL)
     wait_until(lambda: request(site.port, "/readyz").status == 503 or None)
+    os.kill(site.group.process.pid, signal.SIGCONT)
     wait_until(lambda: request(site.port, "/readyz").status == 200 or None)
     wait_until(lambda: request(site.port, "/api/status").json["process"]["worker_restarts"] == 1 or None)

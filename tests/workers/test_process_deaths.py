@@ -15,6 +15,7 @@ from tests.support.worker_group import (
     WorkerGroup,
     configuration,
     greeting_servers,
+    is_open,
     is_running,
     pause,
     wait_until,
@@ -144,14 +145,6 @@ def test_workers_stop_although_control_hangs(tmp_path: Path) -> None:
         assert not any(map(is_running, pids))
         assert len(group.lines(" K- ")) == 2
         assert "Traceback" not in group.text
-
-
-def is_open(address: tuple[str, int]) -> bool:
-    try:
-        Client(address).close()
-    except ConnectionRefusedError:
-        return False
-    return True
 
 
 def test_worker_dying_repeatedly_is_replaced(tmp_path: Path) -> None:

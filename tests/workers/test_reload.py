@@ -237,7 +237,7 @@ def test_too_many_workers_are_a_fault_of_their_key(servers: list[GreetingServer]
 
 def test_limit_is_exact_over_reloads(servers: list[GreetingServer], tmp_path: Path) -> None:
     """Sessions of all workers, before and after the reload, count together."""
-    text = make_text(tmp_path, servers[0], server="max_sessions = 4", backend='timeouts = { queue = "1s" }')
+    text = make_text(tmp_path, servers[0], server="max_sessions = 4", backend='timeouts = { queue = "30s" }')
     with WorkerGroup(text, tmp_path) as group:
         first = [group.connect_to_worker(number % 2) for number in range(3)]
         assert [client.greeting for client in first] == ["a"] * 3
@@ -291,7 +291,7 @@ def test_worker_that_cannot_follow_is_replaced(servers: list[GreetingServer], tm
         reload(group, make_text(tmp_path, servers[1]))
         wait_until(lambda: group.children.get("worker 1", pid) != pid)
         wait_until(lambda: {group.connect().greeting for _ in range(8)} == {"b"})
-        assert group.lines("worker-died|worker 1 .*exit code 1")
+        group.wait_for("worker-died|worker 1 .*exit code 1")
 
 
 def test_supervisor_without_descriptors_goes_on(servers: list[GreetingServer], tmp_path: Path) -> None:

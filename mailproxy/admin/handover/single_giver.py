@@ -83,6 +83,7 @@ class SingleGiver:
 
         Ignored if no process has got them.
         """
+        successor = self._successor
         await trio.sleep(_PACKET_TIMEOUT_S)
-        if self._successor is not None and not self.is_stopping:
-            self._on_handed_over(self._successor, ())
+        if successor is not None and not self.is_stopping:
+            self._on_handed_over(successor, ())
