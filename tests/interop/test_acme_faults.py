@@ -27,6 +27,7 @@ from tests.support.acme.pebble import Pebble
 from tests.support.acme.site import (
     NAME,
     certificate_at,
+    certificate_of_all_workers,
     certs,
     configuration,
     eventually,
@@ -155,7 +156,7 @@ def site(
         )  # fmt: skip
         with Program(text, folder) as proxy:
             context = shared_pebble.client_context()
-            eventually(lambda: verified_certificate(port, context))
+            certificate_of_all_workers(port, context)
             proxy.wait_for("obtained imap")
             yield RunningSite(front, proxy, storage, context)
             assert "Traceback" not in proxy.text
@@ -358,7 +359,7 @@ def test_full_disk_keeps_old_certificate(
 ) -> None:
     with Program(text, tmp_path) as proxy:
         context = front.pebble.client_context()
-        first = eventually(lambda: verified_certificate(port, context))
+        first = certificate_of_all_workers(port, context)
         proxy.wait_for("obtained imap")
         (small_disk / "ballast").write_bytes(b"")
         with contextlib.suppress(OSError):
@@ -376,12 +377,14 @@ def test_full_disk_keeps_old_certificate(
 def test_read_only_storage_keeps_old_certificate(
     small_disk: Path, text: str, front: Front, tmp_path: Path, storage: Storage, port: int
 ) -> None:
-    with Program(text, tmp_path) as proxy:
+    with Program(text, tmp_path, start_new_session=True) as proxy:
         context = front.pebble.client_context()
-        first = eventually(lambda: verified_certificate(port, context))
+        first = certificate_of_all_workers(port, context)
         proxy.wait_for("obtained imap")
+        os.killpg(proxy.process.pid, signal.SIGSTOP)
         force_renewal(storage)
         subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        os.killpg(proxy.process.pid, signal.SIGCONT)
         proxy.wait_for("cannot obtain .*: Read-only file system")
         assert certificate_at(port, context=context) == first
     with Program(text, tmp_path) as proxy:  # it starts with such a storage, too
@@ -454,7 +457,7 @@ def test_revoked_certificate_is_replaced_with_another_key(
 ) -> None:
     with Program(text.replace("terms_agreed", "reuse_key = true\nterms_agreed"), tmp_path) as proxy:
         context = front.pebble.client_context()
-        first = eventually(lambda: verified_certificate(port, context))
+        first = certificate_of_all_workers(port, context)
         result = certs("revoke", proxy.file, NAME, "--reason", "key-compromise")
         assert result.returncode == 0, result
         assert front.pebble.status_of(first.serial_number) == "Revoked"
@@ -469,8 +472,9 @@ def test_revoked_certificate_is_replaced_with_another_key(
 def test_test_changes_nothing(text: str, front: Front, tmp_path: Path, storage: Storage, port: int) -> None:
     with Program(text, tmp_path) as proxy:
         context = front.pebble.client_context()
-        first = eventually(lambda: verified_certificate(port, context))
+        first = certificate_of_all_workers(port, context)
         proxy.wait_for("obtained imap")
+        eventually(lambda: record_of(storage).ari_due)  # the last thing that is written
         before = {file: file.read_bytes() for file in storage.folder.rglob("*") if file.is_file()}
         result = certs("test", proxy.file)
         assert result.returncode == 0, result
@@ -483,7 +487,7 @@ def test_published_next_key_is_used(text: str, front: Front, tmp_path: Path, por
     """The TLSA records of both keys are published; after the renewal one of them still matches."""
     with Program(text.replace("terms_agreed", "next_key = true\nterms_agreed"), tmp_path) as proxy:
         context = front.pebble.client_context()
-        first = eventually(lambda: verified_certificate(port, context))
+        first = certificate_of_all_workers(port, context)
         records = certs("tlsa", proxy.file, NAME).stdout.splitlines()
         assert [line.partition(" ; ")[2].partition(",")[0] for line in records] == [
             "in use",

@@ -22,6 +22,7 @@ from tests.support.programs.dovecot import Dovecot, Listener, MailStore, relay_s
 from tests.support.programs.imap_clients import Endpoint, Imaplib, MailUser
 from tests.support.programs.postfix import Postfix
 from tests.support.programs.program import Mailproxy, wait_until
+from tests.support.timeouts import TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -205,6 +206,12 @@ def traces(path: CheckPath, commands: str, rounds: int = ROUNDS) -> Counter[str]
         event = "Info: Disconnected: Aborted login by logging out (no auth attempts in # secs): user=<>"
         lines = [f"{SERVICES[path.protocol]}-login: {event}, rip={HOST}, lip={HOST},{security} session=<#>"]
     return Counter(dict.fromkeys(lines, rounds))
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have checks wait for servers that are slow to close. After 1 s they close first, and servers log that."""
+    monkeypatch.setattr("mailproxy.proxy.checks.probe_connection._CLOSE_TIMEOUT_S", TIMEOUT_S)
 
 
 @pytest.fixture(scope="module")

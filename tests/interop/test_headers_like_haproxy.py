@@ -37,7 +37,7 @@ defaults
  mode tcp
  log global
  option tcplog
- timeout client {limit}ms
+ timeout client 30s
  timeout server 8s
  timeout connect 8s
 frontend imap
@@ -324,11 +324,12 @@ class RunningProgram:
 
     def send_header(self, header: bytes, *, half_closes: bool) -> Outcome:
         seen = len(tcplog.end_matches(self.program.log.lines()))
-        with socket.create_connection((HOST, self.port)) as connection:
-            client = Peer(connection)
-            own = "{}:{}".format(*connection.getsockname())
-            # The program is stopped meanwhile, so that it finds the header and the half-close at once.
+        with ExitStack() as connected:
+            # The program is stopped meanwhile, so that it finds the connection, the header and the half-close at once.
             with self.program.paused():
+                connection = connected.enter_context(socket.create_connection((HOST, self.port)))
+                client = Peer(connection)
+                own = "{}:{}".format(*connection.getsockname())
                 assert connection.send(header) == len(header)
                 if half_closes:
                     client.half_close()

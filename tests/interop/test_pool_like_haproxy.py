@@ -114,7 +114,7 @@ class TestStates:
             for state in ("DOWN", "UP", "DOWN", "UP"):
                 harness.wait_for("s1", state)
 
-        config = PoolConfig(members=(S1, S2), check="script")
+        config = PoolConfig(members=(S1, S2), check="script", check_ms=3_000)
         lines = comparison.assert_same(config, scenario, log_checks=True)
         steps = [match[1] for match in map(re.compile(r".*, status: (.*)\.").fullmatch, lines) if match]
         assert steps == [
@@ -136,7 +136,7 @@ class TestStates:
             harness.pool["s1"].checks.set_behaviour("reset")
             harness.wait_for("s1", "DOWN")
 
-        lines = comparison.run(PoolConfig(members=(S1, S2), check="script"), scenario)
+        lines = comparison.run(PoolConfig(members=(S1, S2), check="script", check_ms=3_000), scenario)
         (mailproxy_line,), (haproxy_line,) = lines
         assert 'reason: Layer4 connection problem, info: "Connection reset by peer", check' in mailproxy_line
         # HAProxy: at the connection or at the first step of the script

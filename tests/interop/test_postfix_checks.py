@@ -40,7 +40,7 @@ backend = "postfix"
 bind = [{{ address = "{host}:{bind_port}" }}]
 
 [backends.postfix]
-check = {{ type = "smtp", interval = "200ms", timeout = "2s", fall = 2, rise = 2 }}
+check = {{ type = "smtp", interval = "200ms", timeout = "10s", fall = 2, rise = 2 }}
 servers = [{{ name = "p1", address = "{host}:{port}" }}]
 """
 

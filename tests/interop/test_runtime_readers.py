@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +29,7 @@ def path(tmp_path: Path) -> Iterator[Path]:
             group.wait_for("mailproxy is ready")
             for _ in range(3):
                 group.connect().close()
+            wait_until(lambda: stat(path)["imap", "FRONTEND"]["stot"] == "3")
             yield path
     finally:
         for server in servers:
@@ -109,13 +109,9 @@ def test_hatop_shows_and_drains_a_server(path: Path, tmp_path: Path) -> None:
     run("new-session", "-d", "-x", "160", "-y", "40", f"{hatop} -s {path}")
     try:
         wait_until(lambda: "s1" in run("capture-pane", "-p") and "BACKEND" in run("capture-pane", "-p"))
-        for _ in range(12):  # from the title of the frontend to the first server
-            run("send-keys", "Down")
-            time.sleep(0.2)
-            run("send-keys", "F10")  # disable
-            time.sleep(0.3)
-            if "MAINT" in {row["status"] for row in stat(path).values()}:
-                break
+        # From above the title of the frontend to the first server, which is disabled.
+        run("send-keys", "Down", "Down", "Down", "Down", "F10")
+        wait_until(lambda: stat(path)["b", "s1"]["status"] == "MAINT")
         wait_until(lambda: "MAINT" in run("capture-pane", "-p"))
         run("send-keys", "F9")  # enable
         wait_until(lambda: all(row["status"] != "MAINT" for row in stat(path).values()))

@@ -283,7 +283,7 @@ def test_hidden_page_asks_for_nothing(page: Browser) -> None:
         )
 
     set_hidden("true")
-    time.sleep(1)  # a request that is under way ends
+    time.sleep(3)  # a request that is under way ends
     before = requests()
     time.sleep(3)  # longer than the interval
     assert requests() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import resource
@@ -9,12 +10,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 TIMEOUT_S = 30.0
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Yield the ids of a process's children, of their children, and so on."""
+    with contextlib.suppress(OSError):
+        for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            yield child
+            yield from descendants(child)
 
 
 class Program:
@@ -67,7 +76,11 @@ class Program:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.process.poll() is None:
+            children = list(descendants(self.process.pid))
             self.process.kill()
+            for pid in children:  # or a worker that is paused would keep its sockets
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         self.process.wait()
 
     @property
@@ -91,6 +104,8 @@ class Program:
             has_ended = self.process.poll() is not None  # checked before its last output is read
             file = where or self.output
             text = file.read_text() if file.exists() else ""
+            if not has_ended:
+                text = text[: text.rfind("\n") + 1]  # the last line may be written just now
             if match := re.search(pattern, text):
                 return match[0]
             assert not has_ended, f"mailproxy exited with {self.process.returncode}:\n{text}"

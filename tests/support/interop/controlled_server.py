@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import ssl
 
 # On a busy machine, an immediate reset may look like a refused connection, also to HAProxy.
-RESET_S = 0.1
+RESET_S = 0.5
 
 Behaviour = Literal["greet", "silent", "bye", "close", "reset"]
 BYE = b"* BYE overloaded\r\n"

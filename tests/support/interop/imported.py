@@ -324,7 +324,7 @@ def _lines(
     log: Callable[[], Sequence[str]], before: int, names: set[str], count: int, looks: int
 ) -> tuple[str, ...]:
     """Return the lines of sessions of some frontends, as soon as there are as many as clients and no more come."""
-    deadline = time.monotonic() + 3.0
+    deadline = time.monotonic() + TIMEOUT_S
     found: list[str] = []
     quiet = 0
     while names and time.monotonic() < deadline:

@@ -52,7 +52,7 @@ class PoolConfig:
     balance: Literal["roundrobin", "leastconn"] = "roundrobin"
     retries: int = 3
     redispatch: bool = True
-    connect_ms: int = 200
+    connect_ms: int = 1_000
     queue_ms: int = 8_000
     check_ms: int = 500
     shutdown_sessions: bool = False

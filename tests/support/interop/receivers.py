@@ -74,7 +74,7 @@ class NginxReceiver:
             assert connection.recv(100) == b"220 ready\r\n"
             own, other = connection.getsockname(), connection.getpeername()
         expected = LoggedClient(own[0], str(own[1]), other[0], str(other[1]), HOST, "200")
-        return self.nginx.logged_client(own[1]), expected
+        return self.nginx.logged_client(own), expected
 
 
 @attrs.frozen(kw_only=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BACKENDS = ("clear", "secure", "tcp-check")
 """Backends with the same servers: in clear text, over TLS, and in clear text with a check of type tcp."""
 
-CHECK = 'interval = "300ms", timeout = "1s", fall = 2, rise = 2'
+CHECK = 'interval = "300ms", timeout = "4s", fall = 2, rise = 2'
 
 CONFIGURATION = """
 [frontends.{backend}]

@@ -69,7 +69,7 @@ class Nginx(Program):
         )
         super().__init__([find("nginx"), "-c", str(file), "-e", "stderr"], folder, [self.address])
 
-    def logged_client(self, client_port: int | None = None) -> LoggedClient:
-        """Return the logged client of the first finished session, or of the first one from this client port."""
-        port = r"\S+" if client_port is None else client_port
-        return LoggedClient.parse(self.access_log.wait_for(re.compile(rf"\S+ {port} .+"))[0])
+    def logged_client(self, client: tuple[str, int] | None = None) -> LoggedClient:
+        """Return the logged client of the first finished session, or of the first one from this address and port."""
+        start = r"\S+ \S+" if client is None else rf"{re.escape(client[0])} {client[1]}"
+        return LoggedClient.parse(self.access_log.wait_for(re.compile(rf"{start} .+"))[0])
