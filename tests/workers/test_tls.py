@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mailproxy.testing import ThrowAwayCA
+from tests.support.admin_client import ask
 from tests.support.program import TIMEOUT_S
 from tests.support.worker_group import WorkerGroup, configuration, greeting_servers, wait_until
 from tests.workers.test_helpers import environment
@@ -70,9 +71,11 @@ def test_all_workers_accept_ticket(
 
 def test_sessions_survive_renewal(tmp_path: Path, throw_away_ca: ThrowAwayCA) -> None:
     file = throw_away_ca.issue("localhost").rename(tmp_path / "localhost.pem")
-    context = throw_away_ca.client_context()
+    context, admin = throw_away_ca.client_context(), tmp_path / "admin"
     with greeting_servers("s1") as servers:
-        text = tls_configuration(configuration(*servers, certificate_interval="100ms"), file)
+        text = tls_configuration(
+            configuration(*servers, certificate_interval="100ms", more=f'[admin]\nsocket = "{admin}"'), file
+        )
         with WorkerGroup(text, tmp_path) as group:
             socks = [group.connect_to_worker(worker).sock for worker in (0, 1)]
             clients = [context.wrap_socket(sock, server_hostname="localhost") for sock in socks]
@@ -86,6 +89,7 @@ def test_sessions_survive_renewal(tmp_path: Path, throw_away_ca: ThrowAwayCA) ->
             # The next control process does not log again what this one has logged.
             group.kill_and_wait("control")
             group.wait_for("control .* was killed by SIGKILL")
+            assert ask(admin, "show version")  # it has taken up what had changed by then, without a line
             throw_away_ca.issue("localhost").replace(file)
             wait_until(lambda: len(group.lines(rf"taken up: localhost.* until .*{file}")) == 2)
             before = connect_once(group, context)[1]
