@@ -127,7 +127,7 @@ class OrderFlow:
         if key is None or not isinstance(names, list) or content.get("directory") != self.directory:
             return None
         created = content.get("created")
-        if not isinstance(created, (int, float)) or not 0 <= time.time() - created < _PENDING_MAX_S:
+        if not isinstance(created, (int, float)) or not abs(time.time() - created) < _PENDING_MAX_S:
             return None
         if set(map(str, names)) != set(self.certificate.names):
             return None

@@ -205,6 +205,19 @@ async def test_order_without_known_url_is_found(authority: FakeAuthority, tmp_pa
     assert len(authority.orders) == 1
 
 
+async def test_order_is_gone_on_with_after_the_clock_was_set_back(
+    authority: FakeAuthority, tmp_path: Path
+) -> None:
+    authority.faults["authz"] = [(503, b"", {})]
+    config = config_of(authority)
+    with pytest.raises(AcmeError):
+        await obtain(config)
+    (file,) = (tmp_path / "acme" / "orders").iterdir()
+    file.write_text(json.dumps({**json.loads(file.read_text()), "created": time.time() + 3600}))
+    assert await obtain(config, is_forced=True)
+    assert len(authority.orders) == 1
+
+
 async def test_order_that_the_authority_has_forgotten_is_made_anew(authority: FakeAuthority) -> None:
     authority.faults["finalize"] = [(503, b"", {})]
     config = config_of(authority)
