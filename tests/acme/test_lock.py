@@ -114,6 +114,7 @@ async def test_beating_lock_of_other_machine_is_respected(
     async def job() -> None:
         nonlocal has_lock
         has_lock = True
+        await trio.lowlevel.checkpoint()
 
     with trio.move_on_after(1.0):
         await StorageLock(path, stale_after=0.0).run(job)
