@@ -44,7 +44,7 @@ WORKERS = pytest.mark.parametrize("process", ["", "workers = 2"], ids=["one proc
 def server() -> Iterator[GreetingServer]:
     server = GreetingServer("* OK d1")
     yield server
-    server.listener.close()
+    server.close()
 
 
 @pytest.fixture
@@ -87,11 +87,7 @@ def test_challenge_is_answered_behind_proxy_header(
 ) -> None:
     """A load balancer in front sends PROXY headers, also in front of the authority's connections."""
     front_port = free_port()
-    with (
-        Pebble(tmp_path, ca, tls_port=front_port) as pebble,
-        socket.create_server(("127.0.0.1", front_port)) as front,
-    ):
-        threading.Thread(target=_add_headers, args=(front, port), daemon=True).start()
+    with Pebble(tmp_path, ca, tls_port=front_port) as pebble, balancer(front_port, port):
         text = configuration(
             directory=pebble.directory, ca=ca.pem, storage=tmp_path / "acme", port=port, server=server,
             process="workers = 2", bind='accept_proxy = ["127.0.0.0/8"]',
@@ -102,6 +98,17 @@ def test_challenge_is_answered_behind_proxy_header(
             proxy.wait_for(
                 r"imaps 192\.0\.2\.7:\d+ by 127\.0\.0\.1:\d+ for imap\.example\.com acme-challenge"
             )
+
+
+@contextlib.contextmanager
+def balancer(front_port: int, port: int) -> Iterator[None]:
+    """Run a balancer in front of a port of the proxy."""
+    with socket.create_server(("127.0.0.1", front_port)) as front:
+        thread = threading.Thread(target=_add_headers, args=(front, port), daemon=True)
+        thread.start()
+        yield
+        front.shutdown(socket.SHUT_RDWR)
+        thread.join()  # before the descriptor is another socket's
 
 
 def _add_headers(front: socket.socket, port: int) -> None:

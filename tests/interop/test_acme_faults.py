@@ -50,7 +50,7 @@ CERTIFICATE = f"certificates/{NAME}.ecdsa-p256.pem"
 def server() -> Iterator[GreetingServer]:
     server = GreetingServer("* OK d1")
     yield server
-    server.listener.close()
+    server.close()
 
 
 @pytest.fixture(scope="module")

@@ -57,8 +57,8 @@ class Echo(threading.Thread):
 
     def stop(self) -> None:
         self.listener.shutdown(socket.SHUT_RDWR)
+        self.join()  # before the descriptor is another socket's
         self.listener.close()
-        self.join()
 
 
 @pytest.fixture

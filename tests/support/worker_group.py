@@ -33,7 +33,8 @@ class GreetingServer(threading.Thread):
 
     def open(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", self.port), backlog=500)
-        threading.Thread(target=self.serve, args=(self.listener,), daemon=True).start()
+        self.accepting = threading.Thread(target=self.serve, args=(self.listener,), daemon=True)
+        self.accepting.start()
 
     def serve(self, listener: socket.socket) -> None:
         while True:
@@ -54,6 +55,7 @@ class GreetingServer(threading.Thread):
 
     def close(self) -> None:
         self.listener.shutdown(socket.SHUT_RDWR)
+        self.accepting.join()  # or it could accept at the next socket with this descriptor
         self.listener.close()
 
 

@@ -42,8 +42,8 @@ class SendingServer:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()  # before the descriptor is another socket's
         self._listener.close()
-        self._thread.join(10)
 
     def _serve(self) -> None:
         while True:

@@ -37,13 +37,17 @@ class NameServer:
     updates: int = 0
     _udp: socket.socket = field(init=False)
     _tcp: socket.socket = field(init=False)
+    _threads: list[threading.Thread] = field(init=False)
 
     def __enter__(self) -> Self:
         self._tcp = socket.create_server(("127.0.0.1", 0))
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._udp.bind(("127.0.0.1", self.port))
-        threading.Thread(target=self._serve_udp, daemon=True).start()
-        threading.Thread(target=self._serve_tcp, daemon=True).start()
+        self._threads = [
+            threading.Thread(target=serve, daemon=True) for serve in (self._serve_udp, self._serve_tcp)
+        ]
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
@@ -52,7 +56,10 @@ class NameServer:
         for each in (self._tcp, self._udp):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-            each.close()
+        for thread in self._threads:
+            thread.join()  # before the descriptors are other sockets'
+        self._tcp.close()
+        self._udp.close()
 
     @property
     def port(self) -> int:

@@ -39,6 +39,7 @@ class ControlledServer:
         self._tls = tls
         self._threads: list[threading.Thread] = []
         self._listener: socket.socket | None = None
+        self._accepting: threading.Thread
 
     def __enter__(self) -> Self:
         self.listen()
@@ -58,20 +59,22 @@ class ControlledServer:
     def listen(self) -> None:
         assert not self._listener, "it listens already"
         self._listener = socket.create_server(self.address)
-        self._start(self._accept, self._listener)
+        self._accepting = self._start(self._accept, self._listener)
 
     def refuse(self) -> None:
         """Stop listening. Open connections continue."""
         if self._listener:
             self._listener.shutdown(socket.SHUT_RDWR)  # ends accept() in the thread
+            self._accepting.join()  # before the descriptor is another socket's
             self._listener.close()
             self._listener = None
 
-    def _start(self, target: object, *arguments: object) -> None:
+    def _start(self, target: object, *arguments: object) -> threading.Thread:
         assert callable(target)
         thread = threading.Thread(target=target, args=arguments)
         self._threads.append(thread)
         thread.start()
+        return thread
 
     def _accept(self, listener: socket.socket) -> None:
         with suppress(OSError):  # the listener was closed

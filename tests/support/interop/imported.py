@@ -70,10 +70,13 @@ class ScriptedServer:
         self._listener = socket.create_server((SERVER_HOST, self.port), backlog=100)
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()  # before the descriptor is another socket's
         self._listener.close()
 
     def _accept(self) -> None:
