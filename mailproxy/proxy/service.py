@@ -136,6 +136,7 @@ class Service:
         self._frontends_nursery: trio.Nursery | None = None
         self._reloads = 0
         self._orphans: list[set[int]] = []  # the sessions that each reload drains, by id
+        self._connecting: set[int] = set()  # at the last reload, and not connected since
         self.on_listeners_changed: Callable[[Sequence[Listener]], object] = len
         self._poller = open_poller(partial(log_failure, log, "a session"))
         self._relay = open_relay(config.process.relay, self._poller)
@@ -409,13 +410,14 @@ class Service:
             self.drainer.start(
                 f"reload {self._reloads}", lambda session: session.record.id in new, seconds, Purpose.DRAIN
             )
-        connecting = {
+        self._connecting.clear()  # this reload may be the one that makes them orphans, so its time counts
+        self._connecting = {
             session.record.id
             for session in self.registry.select(lambda session: not session.is_connected)
             if session.record.id not in orphans
         }
-        if connecting:
-            self._nursery.start_soon(self._end_late_orphans, connecting, seconds)
+        if self._connecting:
+            self._nursery.start_soon(self._end_late_orphans, self._connecting, seconds)
 
     async def _end_late_orphans(self, numbers: set[int], seconds: float) -> None:
         """End the sessions that select their route in the configuration before, and so are orphans.

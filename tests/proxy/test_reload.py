@@ -310,6 +310,30 @@ async def test_session_that_selects_a_removed_backend_is_drained(
     assert (await reloader.harness.session())["end"] == "drained"
 
 
+async def test_session_has_the_time_of_the_reload_that_removes_its_backend(reloader: Reloader) -> None:
+    """An earlier reload, whose time is over, has found it before it had a backend."""
+    await reloader.start(
+        "s1",
+        "s2",
+        process={"drain_timeout": "100ms"},
+        bind={"accept_proxy": ["127.0.0.0/8"]},
+        frontends={"f": {"timeouts": {"proxy_header": "60s"}}},
+    )
+    async with await reloader.dial() as client:
+        await wait_until(lambda: reloader.proxy.sessions == 1)
+        reloader.mapping["backends"]["c"] = reloader.backend("s2")
+        await reloader.reload()
+        await trio.sleep(0.3)
+        reloader.mapping["process"]["drain_timeout"] = "60s"
+        reloader.mapping["frontends"]["f"]["backend"] = "c"
+        await reloader.reload()
+        await client.send(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 143\r\n")
+        assert await receive_server_name(client) == "s1"
+        await trio.sleep(1.5)
+        await client.send(b"here\r\n")
+        assert await client.receive_line() == b"here\r\n"
+
+
 async def test_frontends_come_and_go(reloader: Reloader) -> None:
     await reloader.start("s1", process={"drain_timeout": "300ms"})
     old = reloader.proxy.frontends["f"].addresses[0]
