@@ -136,7 +136,6 @@ class Service:
         self._frontends_nursery: trio.Nursery | None = None
         self._reloads = 0
         self._orphans: list[set[int]] = []  # the sessions that each reload drains, by id
-        self._connecting: set[int] = set()  # at the last reload, and not connected since
         self.on_listeners_changed: Callable[[Sequence[Listener]], object] = len
         self._poller = open_poller(partial(log_failure, log, "a session"))
         self._relay = open_relay(config.process.relay, self._poller)
@@ -410,22 +409,22 @@ class Service:
             self.drainer.start(
                 f"reload {self._reloads}", lambda session: session.record.id in new, seconds, Purpose.DRAIN
             )
-        self._connecting.clear()  # this reload may be the one that makes them orphans, so its time counts
-        self._connecting = {
+        connecting = {
             session.record.id
             for session in self.registry.select(lambda session: not session.is_connected)
             if session.record.id not in orphans
         }
-        if self._connecting:
-            self._nursery.start_soon(self._end_late_orphans, self._connecting, seconds)
+        if connecting:
+            self._nursery.start_soon(self._end_late_orphans, connecting, seconds, self._reloads)
 
-    async def _end_late_orphans(self, numbers: set[int], seconds: float) -> None:
+    async def _end_late_orphans(self, numbers: set[int], seconds: float, reload: int) -> None:
         """End the sessions that select their route in the configuration before, and so are orphans.
 
-        Some do so after the deadline: a client may take minutes to its STARTTLS.
+        Some do so after the deadline: a client may take minutes to its STARTTLS. A later reload looks at those that
+        are left, and gives them its own time.
         """
         await trio.sleep(seconds)
-        while numbers:
+        while numbers and reload == self._reloads:
             for number in tuple(numbers):
                 session = self.registry.get(number)
                 if session is not None and self._is_orphan(session):

@@ -183,7 +183,7 @@ class TestTimeouts:
 
         line = comparison.run(scenario, client_ms=client_ms, server_ms=server_ms)
         assert line.state == state
-        assert 2_000 <= line.total_ms < 10_000
+        assert 2_000 <= line.total_ms < 5_400
 
     def test_idle_timeout_with_dovecot(self, comparison: Comparison, site: Site, user: str) -> None:
         def scenario(session: ScriptedSession) -> None:

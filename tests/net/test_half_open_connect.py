@@ -82,7 +82,7 @@ async def test_listening_server_is_found_without_a_connection(host: str) -> None
         for _ in range(ROUNDS):
             assert await half_open(listener.accept, address) == address
         assert_nothing_to_accept(listener)
-        assert descriptors() <= before
+        assert descriptors() == before
 
 
 async def test_server_waiting_in_accept_is_not_woken() -> None:
@@ -114,7 +114,7 @@ async def test_refusing_port_is_reported(nursery: trio.Nursery) -> None:
     with pytest.raises(ServerRefusedError, match=rf"\A{refusing.text(None)}: Connection refused\Z") as caught:
         await half_open_connect([refusing], None)
     assert caught.value.reason == "Connection refused"
-    assert descriptors() <= before
+    assert descriptors() == before
 
 
 async def test_full_backlog_gives_no_answer(nursery: trio.Nursery) -> None:
@@ -124,7 +124,7 @@ async def test_full_backlog_gives_no_answer(nursery: trio.Nursery) -> None:
     with trio.move_on_after(0.05) as limit:
         await half_open_connect([full], None)
     assert limit.cancelled_caught
-    assert descriptors() <= before
+    assert descriptors() == before
 
 
 async def test_half_open_connects_do_not_fill_backlog() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 import time
@@ -141,7 +140,10 @@ def test_status_and_cancel_concern_all_workers(tmp_path: Path) -> None:
     with group_with_clients(tmp_path, "s1", "s2") as (group, clients):
         group.command_line("drain s1 1000")
         status = group.command_line("show")
-        assert re.fullmatch(r"server b/s1 left=2 idle=0 deadline=(1000|99\d)s", status)
+        assert status in (
+            "server b/s1 left=2 idle=0 deadline=1000s",
+            "server b/s1 left=2 idle=0 deadline=999s",
+        )
         assert group.command_line("cancel s1") == "True"
         assert group.command_line("cancel s1") == "False"
         assert group.command_line("show") == ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import statistics
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,7 +34,7 @@ def test_queue_is_fifo_over_both_workers(tmp_path: Path) -> None:
                 waits.append(time.monotonic() - started_at)
                 connected.append(waiting.pop(0))
                 assert not any(client.is_greeted_within(0.01) for client in waiting)
-            assert statistics.median(waits) < LATE_S  # the machine may be busy for one of them
+            assert max(waits) < LATE_S
             for client in connected:
                 client.close()
             assert [client.greeting for client in waiting[:2]] == ["s1", "s1"]

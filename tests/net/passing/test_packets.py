@@ -68,7 +68,7 @@ def test_sockets_arrive_with_their_descriptions(ends: Ends) -> None:
                 old.purpose, old.frontend, old.number, old.address, old.file,
             )  # fmt: skip
             new.socket.close()
-    assert open_descriptors() <= before
+    assert open_descriptors() == before
 
 
 @pytest.mark.parametrize("data", [b"{", b"[]", b"7", b"{}", b'{"type":7}', b"\xff", b"[" * 50_000])
@@ -84,7 +84,7 @@ def test_packet_that_is_too_long_is_refused_without_leak(ends: Ends) -> None:
         socket.send_fds(ends[0], [b"a" * (PACKET_MAX + 1)], [file.fileno()])
     with pytest.raises(HandoverError, match="too long"):
         receive(ends[1], deadline=soon())
-    assert open_descriptors() <= before
+    assert open_descriptors() == before
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_wrong_descriptions_are_refused_without_leak(ends: Ends, sockets: object
         send(ends[0], "sockets", sock.fileno(), deadline=soon(), sockets=sockets)
     with pytest.raises(HandoverError):
         sockets_in(receive(ends[1], deadline=soon()))
-    assert open_descriptors() <= before
+    assert open_descriptors() == before
 
 
 def test_descriptor_that_is_no_socket_is_refused_without_leak(ends: Ends) -> None:
@@ -116,7 +116,7 @@ def test_descriptor_that_is_no_socket_is_refused_without_leak(ends: Ends) -> Non
         send(ends[0], "sockets", file.fileno(), deadline=soon(), sockets=[["bind", "f", 1, "a", None]])
     with pytest.raises(HandoverError):
         sockets_in(receive(ends[1], deadline=soon()))
-    assert open_descriptors() <= before
+    assert open_descriptors() == before
 
 
 def test_silent_other_side_is_not_waited_for(ends: Ends) -> None:

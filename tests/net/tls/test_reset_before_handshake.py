@@ -51,7 +51,7 @@ def all_closed() -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
-        assert _descriptors() <= before
+        assert _descriptors() == before
         gc.collect()
     assert [str(warning.message) for warning in caught] == []
 
